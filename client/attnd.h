@@ -1,0 +1,254 @@
+/*
+ * libattnd: exact attention, forward and backward, computed by the attnd daemon of this node.
+ *
+ * A trainer opens a client, passes tensors where they are, and waits for tickets:
+ *
+ *     struct attnd *client;
+ *     attnd_open(NULL, &client);
+ *     attnd_forward(client, NULL, &q, &k, &v, &out, &lse, &options, &ticket);
+ *     attnd_wait(client, ticket, ATTND_FOREVER);
+ *
+ * Errors. Every function that can fail returns an enum attnd_status; attnd_message() then gives a
+ * sentence about this thread's last failure, naming the argument at fault. The library never prints,
+ * never ends the process, and after attnd_close() leaves no thread, descriptor or mapping behind.
+ *
+ * Threads. Any function may be called from any thread on the same client, except that nothing may
+ * run beside attnd_close(). After fork() the child may only close the client that it inherited;
+ * every other call there returns ATTND_FORKED.
+ *
+ * Memory. Tensors belong to the caller. From the submission until the ticket has ended they must
+ * stay allocated, inputs unchanged and outputs unread. Descriptions (DLTensor, options, requests)
+ * are read during the call only.
+ */
+#ifndef ATTND_H
+#define ATTND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <dlpack/dlpack.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define ATTND_API __attribute__((visibility("default")))
+#define ATTND_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define ATTND_API
+#define ATTND_MUST_CHECK
+#endif
+
+#define ATTND_VERSION "0.1.0"
+
+enum attnd_status {
+    ATTND_OK = 0,
+    ATTND_INVALID_ARGUMENT =
+        1, /* the call makes no sense as it stands; the sentence names the argument */
+    ATTND_UNSUPPORTED = 2,        /* it makes sense, but the daemon's kernels do not do it */
+    ATTND_UNSUPPORTED_MEMORY = 3, /* the tensor's memory cannot be shared with the daemon */
+    ATTND_RESOURCE_EXHAUSTED =
+        4,           /* over a limit of the daemon or the machine; the sentence has numbers */
+    ATTND_AGAIN = 5, /* not now; the same call may work later */
+    ATTND_NOT_FOUND = 6,
+    ATTND_PERMISSION_DENIED = 7,
+    ATTND_VERSION_MISMATCH = 8,
+    ATTND_DRAINING = 9,   /* the daemon is shutting down and takes no new requests */
+    ATTND_TIMED_OUT = 10, /* the time is over; the ticket stays valid */
+    ATTND_CANCELLED = 11,
+    ATTND_DISCONNECTED = 12, /* no daemon there, or it has gone; open a new client */
+    ATTND_FORKED = 13,       /* the client belongs to the parent process */
+    ATTND_PROTOCOL_ERROR = 14,
+    ATTND_DEVICE_FAULT = 15,
+    ATTND_INTERNAL = 16,
+};
+
+/* "INVALID_ARGUMENT" and so on; "?" for what is no status. Static memory. */
+ATTND_API const char *attnd_status_name(enum attnd_status status);
+
+/* A sentence about the last call of this thread that did not return ATTND_OK; "" if none failed yet.
+ * Valid until the thread's next call of this library. */
+ATTND_API const char *attnd_message(void);
+
+/* ---- Client -------------------------------------------------------------------------------- */
+
+struct attnd; /* one connection to one daemon */
+
+struct attnd_open_options {
+    size_t size;         /* sizeof(struct attnd_open_options) */
+    const char *address; /* the daemon's directory; NULL: $ATTND_ADDRESS, else /run/attnd/cpu */
+    const char *name;    /* shown to operators, at most 63 bytes; NULL: the program's name */
+    int64_t timeout_ns;  /* for connecting and for each later exchange with the daemon; 0: 5 s */
+};
+
+/* Connects to the daemon. options may be NULL. On success the caller owns *client.
+ * ATTND_DISCONNECTED: nobody answers there; ATTND_PERMISSION_DENIED; ATTND_VERSION_MISMATCH;
+ * ATTND_RESOURCE_EXHAUSTED: the daemon has as many clients as it may. */
+ATTND_API enum attnd_status attnd_open(
+    const struct attnd_open_options *options, struct attnd **client) ATTND_MUST_CHECK;
+
+/* Waits for all submitted requests, then ends the connection and releases everything, also memory
+ * from attnd_alloc(). Accepts NULL. */
+ATTND_API void attnd_close(struct attnd *client);
+
+/* ---- Memory -------------------------------------------------------------------------------- */
+
+/* Zeroed memory that the daemon reads and writes in place, aligned to a page. Tensors in any other
+ * host memory are copied in and out, which makes their call block until it has ended.
+ * bytes may be 0. ATTND_RESOURCE_EXHAUSTED: over the daemon's limits or the machine's memory. */
+ATTND_API enum attnd_status attnd_alloc(
+    struct attnd *client, size_t bytes, void **memory) ATTND_MUST_CHECK;
+
+/* Gives memory from attnd_alloc() back; waits for requests of this client that use it. Accepts NULL. */
+ATTND_API void attnd_free(struct attnd *client, void *memory);
+
+/* ---- Requests ------------------------------------------------------------------------------ */
+
+enum attnd_direction {
+    ATTND_FORWARD = 1,
+    ATTND_BACKWARD = 2,
+};
+
+enum attnd_alignment {
+    ATTND_BOTTOM_RIGHT = 0, /* query i stands at key i + seqlen_k - seqlen_q */
+    ATTND_TOP_LEFT = 1,     /* query i stands at key i */
+};
+
+#define ATTND_UNBOUNDED INT64_C(-1)
+
+/*
+ * How the scores are made. Key j is visible to query i iff
+ *     i + off - window_left <= j <= i + off + window_right,
+ * off = 0 (top-left) or seqlen_k - seqlen_q (bottom-right). Start from ATTND_OPTIONS_INIT.
+ */
+struct attnd_options {
+    size_t size;                    /* sizeof(struct attnd_options) */
+    float scale;                    /* factor of q.k; 0: 1 / sqrt(head_dim of q) */
+    bool causal;                    /* window_right = 0, whatever window_right says */
+    enum attnd_alignment alignment; /* means something only with causal or a window */
+    int64_t window_left;  /* keys before the query's own that it sees; ATTND_UNBOUNDED: all */
+    int64_t window_right; /* keys after it */
+};
+
+#define ATTND_OPTIONS_INIT                                                              \
+    {                                                                                   \
+        sizeof(struct attnd_options), 0.0F, false, ATTND_BOTTOM_RIGHT, ATTND_UNBOUNDED, \
+            ATTND_UNBOUNDED                                                             \
+    }
+
+/*
+ * One forward or backward call. Shapes, with any strides whose last is 1 (strides NULL: compact):
+ *     q (batch, seqlen_q, heads_q, head_dim)        out, dout (batch, seqlen_q, heads_q, head_dim_v)
+ *     k (batch, seqlen_k, heads_kv, head_dim)       v (batch, seqlen_k, heads_kv, head_dim_v)
+ *     dq, dk, dv: as q, k, v                        lse, dlse: float32 (batch, heads_q, seqlen_q)
+ * heads_kv divides heads_q: query head h reads kv head h / (heads_q / heads_kv). head_dim and
+ * head_dim_v from 1 to 256; any other extent may be 0. All of one dtype: float16, bfloat16 or (on
+ * the CPU) float32; lse and dlse always float32. Strides of extents 0 and 1 mean nothing; stride 0
+ * and negative strides are for inputs only. A packed qkv is three tensors with its strides.
+ *
+ * No output may overlap another tensor of the call, unless both have equal strides and take disjoint
+ * parts, as dq, dk and dv of one packed tensor do.
+ *
+ * lse is the natural logarithm of each row's sum of e^score. A query that sees no key has out 0,
+ * gradients 0 and lse -inf.
+ */
+struct attnd_request {
+    size_t size; /* sizeof(struct attnd_request) */
+    enum attnd_direction direction;
+    const struct attnd_options *options; /* NULL: ATTND_OPTIONS_INIT */
+    const DLTensor *q;                   /* in */
+    const DLTensor *k;                   /* in */
+    const DLTensor *v;                   /* in */
+    const DLTensor *out;                 /* forward: out; backward: in, as the forward made it */
+    const DLTensor *lse;                 /* forward: out, may be NULL; backward: in, likewise */
+    const DLTensor *dout;                /* backward: in, the gradient of out */
+    const DLTensor *dlse;                /* backward: in, the gradient of lse, may be NULL */
+    const DLTensor *dq;                  /* backward: out; every element is written */
+    const DLTensor *dk;                  /* backward: out */
+    const DLTensor *dv;                  /* backward: out */
+};
+
+/* Names one submission of a client: never 0, never reused within a client's life. */
+typedef uint64_t attnd_ticket;
+
+/*
+ * Submits `count` (1 to 32) requests that are independent of each other; the daemon may run them in
+ * any order and together. Either all are accepted, or none and nothing happens.
+ *
+ * `stream` names an ordered sequence of this client: a submission starts after all earlier ones with
+ * the same stream have ended, so that it may read what they wrote. Different streams do not wait for
+ * each other. For host tensors it is any pointer value, NULL being a stream like any other. At most
+ * 31 streams can have unfinished requests at a time; a stream holds at most 64 of them. Past these
+ * and the daemon's own limit of requests in flight the call blocks until there is room.
+ *
+ * *ticket may be NULL if nobody will wait for it alone.
+ */
+ATTND_API enum attnd_status attnd_submit(struct attnd *client, void *stream,
+    const struct attnd_request *requests, size_t count, attnd_ticket *ticket) ATTND_MUST_CHECK;
+
+/* attnd_submit() of one forward request. lse and options may be NULL. */
+ATTND_API enum attnd_status attnd_forward(struct attnd *client, void *stream, const DLTensor *q,
+    const DLTensor *k, const DLTensor *v, const DLTensor *out, const DLTensor *lse,
+    const struct attnd_options *options, attnd_ticket *ticket) ATTND_MUST_CHECK;
+
+struct attnd_gradients {
+    size_t size;          /* sizeof(struct attnd_gradients) */
+    const DLTensor *dout; /* in */
+    const DLTensor *dlse; /* in, may be NULL */
+    const DLTensor *dq;   /* out */
+    const DLTensor *dk;   /* out */
+    const DLTensor *dv;   /* out */
+};
+
+/* attnd_submit() of one backward request. out and lse as the forward made them. */
+ATTND_API enum attnd_status attnd_backward(struct attnd *client, void *stream, const DLTensor *q,
+    const DLTensor *k, const DLTensor *v, const DLTensor *out, const DLTensor *lse,
+    const struct attnd_gradients *gradients, const struct attnd_options *options,
+    attnd_ticket *ticket) ATTND_MUST_CHECK;
+
+#define ATTND_FOREVER INT64_C(-1)
+
+/*
+ * Waits until the submission has ended and its outputs are complete, at most timeout_ns (0: only
+ * looks). Returns its status: ATTND_OK, or why one of its requests failed (outputs are then
+ * undefined). ATTND_TIMED_OUT leaves the ticket valid. The answer to a ticket stays the same however
+ * often it is asked, as long as it is one of the last 64 of its stream or did not fail; of failures
+ * the last 256 are remembered.
+ */
+ATTND_API enum attnd_status attnd_wait(
+    struct attnd *client, attnd_ticket ticket, int64_t timeout_ns) ATTND_MUST_CHECK;
+
+/* ---- Statistics ---------------------------------------------------------------------------- */
+
+struct attnd_counters {
+    uint64_t requests; /* ended, with any status */
+    uint64_t failed;   /* of these, with a status other than ATTND_OK */
+    uint64_t groups;   /* groups of requests run together that held at least one of these */
+    uint64_t
+        group_members; /* over all requests, the size of the group each ran in; / requests: mean */
+    uint64_t regions;  /* pieces of shared memory, now */
+    uint64_t region_bytes; /* their size, now */
+    uint64_t plans;        /* registered shapes, now */
+    uint64_t in_flight;    /* accepted and not ended, now */
+};
+
+struct attnd_stats {
+    size_t size;                  /* sizeof(struct attnd_stats), set by the caller */
+    struct attnd_counters client; /* of this client */
+    struct attnd_counters daemon; /* of all clients since the daemon's start */
+    uint64_t clients;             /* connected now */
+    uint64_t uptime_ns;
+    char daemon_version[64];
+};
+
+/* Asks the daemon. */
+ATTND_API enum attnd_status attnd_get_stats(
+    struct attnd *client, struct attnd_stats *stats) ATTND_MUST_CHECK;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

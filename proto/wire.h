@@ -1,0 +1,261 @@
+/*
+ * What travels between libattnd and attnd, as plain C: the vocabulary that both sides share.
+ *
+ * codec.h turns these structs into bytes and back, validate.h says whether a plan or a call makes
+ * sense, page.h describes the memory the two sides share. No allocation, no pointers: every struct
+ * is a value with fixed bounds. Enum values equal those of attnd.proto.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define WIRE_MAJOR 1 /* differing majors do not talk */
+#define WIRE_MINOR 0
+
+/* Bounds of the protocol; attnd.options repeats those that bound a field. */
+#define WIRE_MAX_MESSAGE_BYTES 65536
+#define WIRE_MAX_CALLS 32 /* of one submission */
+#define WIRE_MAX_TENSORS 16
+#define WIRE_MAX_DIMS 4
+#define WIRE_TOKEN_BYTES 16
+#define WIRE_UUID_BYTES 16
+#define WIRE_NAME_BYTES 64    /* with its NUL */
+#define WIRE_DETAIL_BYTES 256 /* with its NUL */
+#define WIRE_MAX_HEAD_DIM 256
+#define WIRE_MAX_HEADS 65536
+#define WIRE_MAX_BATCH (INT32_C(1) << 24)
+#define WIRE_MAX_SEQLEN (INT64_C(1) << 31)
+
+enum wire_status {
+    WIRE_OK = 0,
+    WIRE_INVALID_ARGUMENT = 1,
+    WIRE_UNSUPPORTED = 2,
+    WIRE_UNSUPPORTED_MEMORY = 3,
+    WIRE_RESOURCE_EXHAUSTED = 4,
+    WIRE_AGAIN = 5,
+    WIRE_NOT_FOUND = 6,
+    WIRE_PERMISSION_DENIED = 7,
+    WIRE_VERSION_MISMATCH = 8,
+    WIRE_DRAINING = 9,
+    WIRE_TIMED_OUT = 10,
+    WIRE_CANCELLED = 11,
+    WIRE_DISCONNECTED = 12,
+    WIRE_FORKED = 13,
+    WIRE_PROTOCOL_ERROR = 14,
+    WIRE_DEVICE_FAULT = 15,
+    WIRE_INTERNAL = 16,
+    WIRE_STATUS_END,
+};
+
+enum wire_dtype {
+    WIRE_FP16 = 1,
+    WIRE_BF16 = 2,
+    WIRE_FP32 = 3,
+};
+
+enum wire_direction {
+    WIRE_FORWARD = 1,
+    WIRE_BACKWARD = 2,
+};
+
+enum wire_alignment {
+    WIRE_TOP_LEFT = 1,
+    WIRE_BOTTOM_RIGHT = 2,
+};
+
+enum wire_device_kind {
+    WIRE_DEVICE_CPU = 1,
+    WIRE_DEVICE_CUDA = 2,
+};
+
+enum wire_role {
+    WIRE_Q = 1,
+    WIRE_K = 2,
+    WIRE_V = 3,
+    WIRE_OUT = 4,
+    WIRE_LSE = 5,
+    WIRE_DOUT = 6,
+    WIRE_DLSE = 7,
+    WIRE_DQ = 8,
+    WIRE_DK = 9,
+    WIRE_DV = 10,
+    WIRE_ROLE_END,
+};
+
+/* Why something was refused: a status and a sentence that names the field at fault. */
+struct wire_error {
+    enum wire_status status;
+    char detail[WIRE_DETAIL_BYTES];
+};
+
+/* Names for people: "INVALID_ARGUMENT", "fp16", "q"; "?" for what is no member. */
+const char *wire_status_name(enum wire_status status);
+const char *wire_dtype_name(enum wire_dtype dtype);
+const char *wire_role_name(enum wire_role role);
+size_t wire_dtype_bytes(enum wire_dtype dtype); /* 0 for what is no member */
+
+/*
+ * One tensor of a plan. Shapes: q, out, dout, dq (batch, seqlen_q, heads_q, head_dim) and k, v, dk,
+ * dv (batch, seqlen_k, heads_kv, head_dim), the head_dim stride 1; lse, dlse fp32
+ * (batch, heads_q, seqlen_q). Strides count elements; those of extents 0 and 1 mean nothing.
+ */
+struct wire_tensor {
+    enum wire_role role;
+    enum wire_dtype dtype;
+    uint32_t dims; /* in use of the arrays */
+    uint64_t shape[WIRE_MAX_DIMS];
+    int64_t strides[WIRE_MAX_DIMS];
+};
+
+/*
+ * Everything about a call but where its tensors are. Canonical, so that equal plans are equal bytes:
+ * zeroed before it is filled, tensors ascending by role, none twice.
+ * Forward: q, k, v in; out and optionally lse out. Backward: q, k, v, out, lse, dout and optionally
+ * dlse in; dq, dk, dv out.
+ */
+struct wire_plan {
+    enum wire_direction direction;
+    enum wire_alignment alignment;
+    float scale; /* finite; the codec fills in the default of an absent one as has_scale = false */
+    bool has_scale;
+    bool has_window_left;
+    bool has_window_right;
+    uint64_t window_left;
+    uint64_t window_right;
+    uint32_t tensors;
+    struct wire_tensor tensor[WIRE_MAX_TENSORS];
+};
+
+/* Where one call's tensors lie, in the plan's order. */
+struct wire_call {
+    uint32_t plan;
+    uint32_t tensors;
+    uint32_t region[WIRE_MAX_TENSORS];
+    uint64_t offset[WIRE_MAX_TENSORS]; /* bytes from the region's start to element (0, 0, 0, 0) */
+};
+
+struct wire_submit {
+    uint32_t lane;
+    uint32_t first_sequence;
+    uint32_t calls;
+    struct wire_call call[WIRE_MAX_CALLS];
+};
+
+struct wire_limits {
+    uint32_t in_flight;
+    uint32_t regions;
+    uint64_t region_bytes;
+    uint32_t plans;
+    uint64_t workspace_bytes;
+};
+
+struct wire_session {
+    uint32_t id;
+    uint8_t token[WIRE_TOKEN_BYTES];
+    uint32_t major;
+    uint32_t minor;
+    uint64_t features;
+    struct wire_limits limits;
+    enum wire_device_kind device_kind;
+    bool has_uuid;
+    uint8_t device_uuid[WIRE_UUID_BYTES];
+    char device_name[WIRE_NAME_BYTES];
+};
+
+enum wire_gate_kind {
+    WIRE_GATE_NONE,
+    WIRE_GATE_OPEN,
+    WIRE_GATE_ADD_REGION,
+    WIRE_GATE_DROP_REGION,
+};
+
+struct wire_gate_request {
+    uint32_t id;
+    enum wire_gate_kind kind;
+    uint32_t major; /* open */
+    uint32_t minor;
+    uint64_t features;
+    char name[WIRE_NAME_BYTES];
+    uint64_t bytes;  /* add region */
+    uint32_t region; /* drop region */
+};
+
+struct wire_gate_reply {
+    uint32_t id;
+    struct wire_error error; /* status OK: no error */
+    bool has_session;
+    struct wire_session session;
+    uint32_t region; /* 0: none; region numbers start at 1 */
+};
+
+enum wire_request_kind {
+    WIRE_REQUEST_NONE,
+    WIRE_HELLO,
+    WIRE_ADD_PLAN,
+    WIRE_DROP_PLAN,
+    WIRE_SUBMIT,
+    WIRE_GET_STATS,
+};
+
+struct wire_request {
+    uint32_t id;
+    enum wire_request_kind kind;
+
+    union {
+        struct {
+            uint32_t session;
+            uint8_t token[WIRE_TOKEN_BYTES];
+        } hello;
+        struct wire_plan plan;
+        uint32_t drop_plan;
+        struct wire_submit submit;
+    };
+};
+
+struct wire_counters {
+    uint64_t requests;
+    uint64_t failed;
+    uint64_t groups;
+    uint64_t group_members;
+    uint64_t regions;
+    uint64_t region_bytes;
+    uint64_t plans;
+    uint64_t in_flight;
+};
+
+struct wire_stats {
+    struct wire_counters session;
+    struct wire_counters daemon;
+    uint64_t sessions;
+    uint64_t uptime_ns;
+    char version[WIRE_NAME_BYTES];
+};
+
+enum wire_reply_kind {
+    WIRE_REPLY_NONE, /* only id and error */
+    WIRE_REPLY_PLAN,
+    WIRE_REPLY_FAILED,
+    WIRE_REPLY_STATS,
+};
+
+struct wire_reply {
+    uint32_t id;
+    struct wire_error error;
+    enum wire_reply_kind kind;
+
+    union {
+        struct {
+            uint32_t plan; /* plan numbers start at 1 */
+            uint64_t workspace_bytes;
+            char family[WIRE_NAME_BYTES];
+        } plan;
+
+        struct {
+            uint32_t lane;
+            uint32_t sequence;
+        } failed;
+        struct wire_stats stats;
+    };
+};
