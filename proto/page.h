@@ -22,14 +22,14 @@
 #define PAGE_CACHE_LINE 64
 
 struct page_result {
-    _Atomic uint32_t sequence; /* written last: the status belongs to this number */
+    _Atomic uint32_t sequence; /* the status belongs to this number; another while it is written */
     _Atomic uint32_t status;   /* enum wire_status */
 };
 
 struct page_lane {
     /* The client's (or its stream's): the inputs of all requests up to this one are complete. */
     _Alignas(PAGE_CACHE_LINE) _Atomic uint32_t ready;
-    /* Set by the client before it sleeps on `done`, to make the daemon wake it. */
+    /* The client's threads that sleep on `done` or are about to: not 0 makes the daemon wake them. */
     _Alignas(PAGE_CACHE_LINE) _Atomic uint32_t sleepers;
     /* The daemon's: launched, or about to be. */
     _Alignas(PAGE_CACHE_LINE) _Atomic uint32_t started;
@@ -66,5 +66,10 @@ void page_unmap(struct page *page); /* accepts NULL */
 /* Daemon: the result of `sequence`, then `done` up to it, then wakes sleepers. */
 void page_finish(struct page_lane *lane, uint32_t sequence, enum wire_status status);
 
-/* Client: sleeps until `done` changes from `seen` or the time is over; may return early. */
+/* Client: the result of `sequence`, which `done` has reached; false if it was overwritten since or
+ * the daemon never wrote it. */
+bool page_result(const struct page_lane *lane, uint32_t sequence, enum wire_status *status);
+
+/* Client: sleeps until `done` changes from `seen` or the time is over, at most a millisecond; may
+ * return early. Several threads may sleep on one lane. */
 void page_sleep(struct page_lane *lane, uint32_t seen, int64_t timeout_ns);

@@ -32,7 +32,13 @@ struct wire_extent {
     int64_t high;
 };
 
-/* false: *error says why. On success fills *shape and one extent per tensor. */
+/*
+ * false: *error says why. On success fills *shape and one extent per tensor.
+ *
+ * An output's elements must not share memory. The rule, sufficient and met by every slice and
+ * permutation of a compact tensor: its strides are positive and, ascending, each is larger than the
+ * span of all smaller ones, 1 + sum of (extent - 1) * stride.
+ */
 bool validate_plan(const struct wire_plan *plan, struct wire_shape *shape,
     struct wire_extent extents[WIRE_MAX_TENSORS], struct wire_error *error);
 
@@ -41,6 +47,7 @@ bool validate_plan(const struct wire_plan *plan, struct wire_shape *shape,
  * overlaps another tensor. region_bytes[t] is the true size of tensor t's region (the caller resolved
  * call->region[t]). Tensors in different regions do not overlap. Overlap means: byte ranges meet,
  * unless both tensors have equal strides and disjoint index boxes (as dq, dk, dv of a packed dqkv do).
+ * A tensor without elements lies nowhere: its region, offset and region_bytes mean nothing.
  */
 bool validate_call(const struct wire_plan *plan, const struct wire_extent extents[WIRE_MAX_TENSORS],
     const struct wire_call *call, const uint64_t region_bytes[WIRE_MAX_TENSORS],

@@ -90,6 +90,14 @@ struct wire_error {
     char detail[WIRE_DETAIL_BYTES];
 };
 
+/* Sets *error and returns false, so that a check can end with `return wire_fail(...)`. */
+bool wire_fail(struct wire_error *error, enum wire_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Copies text from elsewhere, cut to capacity - 1 bytes; control characters and what is no UTF-8
+ * become '?', so that it may be logged and printed. Everything past its end is zeroed. */
+void wire_copy_text(char *out, size_t capacity, const char *text);
+
 /* Names for people: "INVALID_ARGUMENT", "fp16", "q"; "?" for what is no member. */
 const char *wire_status_name(enum wire_status status);
 const char *wire_dtype_name(enum wire_dtype dtype);
