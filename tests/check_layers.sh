@@ -78,7 +78,7 @@ allowed_layers() {
     client/attnd.h) echo 'dlpack c' ;;
     client/examples/*) echo 'examples attnd.h dlpack blas c system' ;;
     client/*) echo 'client attnd.h proto dlpack zmq c system' ;;
-    proto/codec.c) echo 'proto nanopb c' ;;
+    proto/codec.c | proto/fault.[ch]) echo 'proto nanopb c' ;;
     proto/*) echo 'proto c system' ;;
     server/transport.c) echo 'server proto attn.h uv zmq c system' ;;
     server/*) echo 'server proto attn.h uv inih systemd c system' ;;
