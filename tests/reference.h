@@ -1,0 +1,37 @@
+/*
+ * What a problem's answer is: naive attention, forward and backward, straight from the formulas.
+ *
+ * Computed twice, in float64 (exact) and as a straightforward program in the problem's dtype would
+ * (low: sums in fp32, scores, probabilities and results rounded to the dtype), together with how far
+ * rounding in fp32 alone may move each result (noise). Shares no code with the product. Any thread.
+ */
+#pragma once
+
+#include "tensor.h"
+
+/* Indexed by tensor_id; results are in the order of tensor_at(). NULL: not a result. */
+struct reference {
+    int64_t count[TENSOR_COUNT];
+    double *exact[TENSOR_COUNT]; /* owned, as all below */
+    double *low[TENSOR_COUNT];
+    double *noise[TENSOR_COUNT];
+};
+
+/*
+ * Reads the inputs of the problem through its views. Forward gives out and lse; backward adds dq,
+ * dk, dv and those of dbias, dslopes, dsinks whose input is there. Backward uses its own out and lse,
+ * not the problem's: its gradients are the true ones.
+ */
+struct reference *reference_create(
+    enum attn_direction direction, const struct attn_problem *problem);
+void reference_destroy(struct reference *reference);
+
+/* The sum of weight * result over out (dout's values) and lse (dlse's, if given), in float64. */
+double reference_loss(const struct attn_problem *problem);
+
+/* Keys [*begin, *end) that query row of a sequence sees; empty if begin >= end. */
+void reference_visible(const struct attn_problem *problem, int64_t row, int64_t seqlen_q,
+    int64_t seqlen_k, int64_t *begin, int64_t *end);
+
+/* Whether dropout keeps score (row, key); lane is batch * heads_q + head. */
+bool reference_kept(const struct attn_problem *problem, int64_t row, int64_t key, uint32_t lane);
