@@ -17,8 +17,10 @@
 
 /* Slices that one launch runs together, and a place for the engine to know them again. */
 struct group {
+    uint64_t id; /* from 1 */
     enum attn_direction direction;
     const struct attn_family *family;
+    uint32_t key; /* attn_group_key() of all members */
     size_t members;
     struct attn_slice slice[GROUP_MAX_MEMBERS];
     struct job *job[GROUP_MAX_MEMBERS]; /* slice i is of job i */
@@ -42,7 +44,7 @@ struct backend_ops {
 
     /* Starts a group; it stays the caller's and unchanged until poll returns it. Never waits for
      * another group; a backend without a device of its own may run it to the end here.
-     * WIRE_OK, or why it was not started. */
+     * WIRE_OK, or why it was not started (poll will not return it). */
     enum wire_status (*submit)(struct backend *backend, struct group *group);
 
     /* The next group that has ended with its outputs complete, in any order, or NULL. *status is

@@ -42,6 +42,7 @@ struct job {
     uint64_t group_id; /* that group's number, from 1; members of a group end one after another */
 
     /* The engine's. */
+    bool running; /* a group holds a slice of it */
     uint64_t next_tile;
     void *workspace;
 };
