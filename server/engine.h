@@ -28,7 +28,8 @@ struct engine_options {
 
 struct engine *engine_create(const struct engine_options *options); /* NULL: no memory or thread */
 
-/* Stops the thread. Jobs not run are dropped: the caller owns the pool and gets nothing back. */
+/* Stops the thread; what is on the device finishes. Jobs not run are dropped: the caller owns the pool
+ * and gets nothing back. Accepts NULL. */
 void engine_destroy(struct engine *engine);
 
 /* A session's lanes come to life. uid is whom the scheduler is fair to. The page stays mapped until
@@ -41,8 +42,10 @@ void engine_close_session(struct engine *engine, uint32_t session);
 
 void engine_post(struct engine *engine, struct job *job);
 
-/* The next ended job (error.status says how), or NULL. */
+/* The next ended job (error.status says how), or NULL. A job is here before its client can see on the
+ * control page that it has ended. */
 struct job *engine_take_ended(struct engine *engine);
 
-/* The next session fully closed, or false. Its jobs were all returned by engine_take_ended() before. */
+/* The next session fully closed, or false: call it after engine_take_ended() has returned NULL. All of
+ * the session's jobs have come back by then. */
 bool engine_take_closed(struct engine *engine, uint32_t *session);
