@@ -1,0 +1,83 @@
+/*
+ * The geometry of the cpu family's tiles: how a problem is cut, which part of the other side a tile
+ * has to walk, and the scratch memory of a worker. Plain arithmetic, no memory of its own.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "attn.h"
+#include "simd.h"
+
+#define TILE_LANES_MAX 128 /* queries or keys that a tile owns */
+#define TILE_WALK_MAX 64   /* rows of the other side that are packed at a time */
+#define TILE_PANELS_MAX (TILE_LANES_MAX / SIMD_PANEL)
+
+/* Element (lane, row) is visible iff low <= lane - row <= high, in positions of their sequences. */
+struct tile_band {
+    int64_t low;
+    int64_t high;
+};
+
+struct tile_span {
+    int64_t begin;
+    int64_t end;
+};
+
+/* Positions of one head: what a tile owns, or a block that it walks over. */
+struct tile_place {
+    int64_t batch;
+    int64_t head;
+    int64_t first;
+    size_t rows;
+};
+
+/* One worker's memory. What a and b are is up to the direction. */
+struct tile_scratch {
+    _Alignas(64) float lanes_a[TILE_LANES_MAX * ATTN_MAX_HEAD_DIM];
+    _Alignas(64) float lanes_b[TILE_LANES_MAX * ATTN_MAX_HEAD_DIM];
+    _Alignas(64) float sums_a[TILE_LANES_MAX * ATTN_MAX_HEAD_DIM];
+    _Alignas(64) float sums_b[TILE_LANES_MAX * ATTN_MAX_HEAD_DIM];
+    _Alignas(64) float walk_a[TILE_WALK_MAX * ATTN_MAX_HEAD_DIM];
+    _Alignas(64) float walk_b[TILE_WALK_MAX * ATTN_MAX_HEAD_DIM];
+    _Alignas(64) float products[TILE_WALK_MAX * SIMD_PANEL];
+    _Alignas(64) float gradients[TILE_WALK_MAX * SIMD_PANEL];
+    _Alignas(64) float lse[TILE_LANES_MAX];
+    _Alignas(64) float delta[TILE_LANES_MAX];
+    _Alignas(64) float factor[TILE_LANES_MAX];
+    _Alignas(64) struct simd_softmax softmax[TILE_PANELS_MAX];
+};
+
+/* What a tile works with. */
+struct tile_work {
+    const struct simd *simd;
+    const struct attn_problem *problem;
+    struct tile_scratch *scratch;
+    void *workspace;
+};
+
+/* Tiles that own `length` positions of each head. */
+uint64_t tile_count(const struct attn_problem *problem, int32_t heads, int64_t length);
+
+/* Where tile number `index` of these lies. Blocks of a head come last first: under a causal mask
+ * those of queries are the longest, and the short ones then fill up the end. */
+struct tile_place tile_place(uint64_t index, int32_t heads, int64_t length);
+
+struct tile_band tile_band_of_queries(const struct attn_problem *problem); /* lanes are queries */
+struct tile_band tile_band_of_keys(const struct attn_problem *problem);    /* lanes are keys */
+
+/* Rows in [0, length) that any of the lanes sees. */
+struct tile_span tile_walk(struct tile_band band, const struct tile_place *place, int64_t length);
+
+/* Describes the scores of a panel whose first lane is `lane` against rows from `row` on. Returns
+ * false if none of them is visible. */
+bool tile_scores(struct tile_band band, int64_t lane, int64_t row, size_t rows, float scale,
+    struct simd_scores *scores);
+
+/* The rows of a tensor that `place` names, `width` elements each. */
+struct simd_matrix tile_matrix(const struct attn_problem *problem, const struct attn_view *view,
+    const struct tile_place *place, size_t width);
+
+/* Element (batch, head, row) of an fp32 tensor without head_dim. */
+float *tile_scalar(const struct attn_view *view, const struct tile_place *place, int64_t row);
