@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "sample.h"
+#include "trial.h"
 
 static bool near(double a, double b)
 {
@@ -70,9 +70,9 @@ Test(reference, every_16_bit_pattern_survives_a_round_trip)
 
 /* -- cases worked out by hand --------------------------------------------------------------- */
 
-static void set(struct sample *sample, enum tensor_id id, const double *values)
+static void set(struct trial *trial, enum tensor_id id, const double *values)
 {
-    struct tensor tensor = tensor_of(&sample->problem, id);
+    struct tensor tensor = tensor_of(&trial->problem, id);
     for (int64_t i = 0; i < tensor_elements(&tensor); i++) {
         tensor_set(&tensor, i, values[i]);
     }
@@ -80,16 +80,16 @@ static void set(struct sample *sample, enum tensor_id id, const double *values)
 
 Test(reference, two_keys_by_hand)
 {
-    struct sample_spec spec = sample_spec_default();
+    struct trial_spec spec = trial_spec_default();
     spec.seqlen_k = 2;
-    struct sample sample;
-    sample_init(&sample, &spec);
+    struct trial trial;
+    trial_init(&trial, &spec);
     const double third = log(3);
-    set(&sample, TENSOR_Q, (double[]){1});
-    set(&sample, TENSOR_K, (double[]){0, third});
-    set(&sample, TENSOR_V, (double[]){0, 4});
-    set(&sample, TENSOR_DOUT, (double[]){1});
-    struct reference *r = reference_create(ATTN_BACKWARD, &sample.problem);
+    set(&trial, TENSOR_Q, (double[]){1});
+    set(&trial, TENSOR_K, (double[]){0, third});
+    set(&trial, TENSOR_V, (double[]){0, 4});
+    set(&trial, TENSOR_DOUT, (double[]){1});
+    struct reference *r = reference_create(ATTN_BACKWARD, &trial.problem);
     cr_expect(near(r->exact[TENSOR_OUT][0], 3));
     cr_expect(near(r->exact[TENSOR_LSE][0], log(4)));
     cr_expect(near(r->exact[TENSOR_DQ][0], 0.75 * third));
@@ -99,31 +99,31 @@ Test(reference, two_keys_by_hand)
     cr_expect(near(r->exact[TENSOR_DV][1], 0.75));
     cr_expect(fabs(r->low[TENSOR_OUT][0] - 3) < 1e-5);
     reference_destroy(r);
-    sample_finish(&sample);
+    trial_finish(&trial);
 }
 
 Test(reference, dlse_and_sink_by_hand)
 {
-    struct sample_spec spec = sample_spec_default();
+    struct trial_spec spec = trial_spec_default();
     spec.dlse = true;
-    struct sample sample;
-    sample_init(&sample, &spec);
+    struct trial trial;
+    trial_init(&trial, &spec);
     float sink = 0;
-    sample.problem.sinks = (struct attn_view){.data = &sink, .head_stride = 1};
-    set(&sample, TENSOR_Q, (double[]){2});
-    set(&sample, TENSOR_K, (double[]){0});
-    set(&sample, TENSOR_V, (double[]){6});
-    set(&sample, TENSOR_DOUT, (double[]){1});
-    set(&sample, TENSOR_DLSE, (double[]){10});
+    trial.problem.sinks = (struct attn_view){.data = &sink, .head_stride = 1};
+    set(&trial, TENSOR_Q, (double[]){2});
+    set(&trial, TENSOR_K, (double[]){0});
+    set(&trial, TENSOR_V, (double[]){6});
+    set(&trial, TENSOR_DOUT, (double[]){1});
+    set(&trial, TENSOR_DLSE, (double[]){10});
     /* p = 1/2, out = 3, delta = 3 - 10; ds = 1/2 * (6 + 7) */
-    struct reference *r = reference_create(ATTN_BACKWARD, &sample.problem);
+    struct reference *r = reference_create(ATTN_BACKWARD, &trial.problem);
     cr_expect(near(r->exact[TENSOR_OUT][0], 3));
     cr_expect(near(r->exact[TENSOR_LSE][0], log(2)));
     cr_expect(near(r->exact[TENSOR_DK][0], 13));
     cr_expect(near(r->exact[TENSOR_DQ][0], 0));
     cr_expect(near(r->exact[TENSOR_DSINKS][0], 3.5));
     reference_destroy(r);
-    sample_finish(&sample);
+    trial_finish(&trial);
 }
 
 Test(reference, mask_matches_hand_drawn_pictures)
@@ -165,14 +165,14 @@ Test(reference, mask_matches_hand_drawn_pictures)
 
 Test(reference, a_query_without_keys_is_zero_and_minus_infinity)
 {
-    struct sample_spec spec = sample_spec_default();
+    struct trial_spec spec = trial_spec_default();
     spec.seqlen_q = 3;
     spec.seqlen_k = 1;
     spec.window_right = 0;
-    struct sample sample;
-    sample_init(&sample, &spec);
-    struct reference *r = reference_create(ATTN_BACKWARD, &sample.problem);
-    struct tensor v = tensor_of(&sample.problem, TENSOR_V);
+    struct trial trial;
+    trial_init(&trial, &spec);
+    struct reference *r = reference_create(ATTN_BACKWARD, &trial.problem);
+    struct tensor v = tensor_of(&trial.problem, TENSOR_V);
     for (int i = 0; i < 2; i++) {
         cr_expect(r->exact[TENSOR_OUT][i] == 0 && r->low[TENSOR_OUT][i] == 0);
         cr_expect(r->exact[TENSOR_LSE][i] == -INFINITY && r->low[TENSOR_LSE][i] == -INFINITY);
@@ -180,26 +180,26 @@ Test(reference, a_query_without_keys_is_zero_and_minus_infinity)
     }
     cr_expect(near(r->exact[TENSOR_OUT][2], tensor_get(&v, 0)));
     reference_destroy(r);
-    sample_finish(&sample);
+    trial_finish(&trial);
 }
 
 Test(reference, query_heads_share_their_key_head)
 {
-    struct sample_spec spec = sample_spec_default();
+    struct trial_spec spec = trial_spec_default();
     spec.heads_q = 6;
     spec.heads_kv = 2;
-    struct sample sample;
-    sample_init(&sample, &spec);
-    struct tensor v = tensor_of(&sample.problem, TENSOR_V);
-    struct tensor dout = tensor_of(&sample.problem, TENSOR_DOUT);
-    struct reference *r = reference_create(ATTN_BACKWARD, &sample.problem);
+    struct trial trial;
+    trial_init(&trial, &spec);
+    struct tensor v = tensor_of(&trial.problem, TENSOR_V);
+    struct tensor dout = tensor_of(&trial.problem, TENSOR_DOUT);
+    struct reference *r = reference_create(ATTN_BACKWARD, &trial.problem);
     for (int h = 0; h < 6; h++) {
         cr_expect(r->exact[TENSOR_OUT][h] == tensor_get(&v, h / 3), "head %d", h);
     }
     double sum = tensor_get(&dout, 3) + tensor_get(&dout, 4) + tensor_get(&dout, 5);
     cr_expect(near(r->exact[TENSOR_DV][1], sum));
     reference_destroy(r);
-    sample_finish(&sample);
+    trial_finish(&trial);
 }
 
 /* The first published vector of Philox4x32-10: key 0, counter 0. */
@@ -225,22 +225,22 @@ Test(reference, packed_sequences_equal_separate_ones)
     static const int32_t starts_q[] = {0, 3, 3, 7};
     static const int32_t starts_k[] = {0, 2, 6, 11};
     static const int32_t keys[] = {2, 4, 3};
-    struct sample_spec spec = sample_spec_default();
+    struct trial_spec spec = trial_spec_default();
     spec.seqlen_q = 9; /* two rows belong to no sequence */
     spec.seqlen_k = 11;
     spec.head_dim_qk = 3;
     spec.head_dim_v = 2;
     spec.window_right = 0;
-    struct sample sample;
-    sample_init(&sample, &spec);
-    struct attn_problem whole = sample.problem;
+    struct trial trial;
+    trial_init(&trial, &spec);
+    struct attn_problem whole = trial.problem;
     whole.batch = 3;
     whole.seqlen_q = 4;
     whole.seqlen_k = 5;
     whole.lengths = (struct attn_lengths){starts_q, starts_k, keys, 9, 11};
     struct reference *packed = reference_create(ATTN_BACKWARD, &whole);
     for (int b = 0; b < 3; b++) {
-        struct attn_problem one = sample.problem;
+        struct attn_problem one = trial.problem;
         one.seqlen_q = starts_q[b + 1] - starts_q[b];
         one.seqlen_k = keys[b];
         one.q.data = (float *)one.q.data + starts_q[b] * one.q.row_stride;
@@ -261,7 +261,7 @@ Test(reference, packed_sequences_equal_separate_ones)
         cr_expect(packed->exact[TENSOR_DK][i] == 0, "keys past seqlens_k");
     }
     reference_destroy(packed);
-    sample_finish(&sample);
+    trial_finish(&trial);
 }
 
 /* -- finite differences --------------------------------------------------------------------- */
@@ -307,7 +307,7 @@ static void check_all_gradients(const char *name, const struct attn_problem *pro
 
 Test(reference, gradients_match_finite_differences)
 {
-    struct sample_spec spec = sample_spec_default();
+    struct trial_spec spec = trial_spec_default();
     spec.batch = 2;
     spec.heads_q = 4;
     spec.heads_kv = 2;
@@ -318,13 +318,13 @@ Test(reference, gradients_match_finite_differences)
     spec.scale = 0.5F;
     spec.window_right = 1;
     spec.dlse = true;
-    struct sample sample;
-    sample_init(&sample, &spec);
+    struct trial trial;
+    trial_init(&trial, &spec);
     float bias[4 * 5] = {0.5F, -1.0F, 0.25F, -(float)INFINITY, 2.0F};
     float slopes[8] = {0.5F, 0.25F, 0.1F, 0.0F, -0.5F, 0.3F, 0.2F, 0.1F};
     float sinks[4] = {0.3F, -0.5F, 1.0F, 0.0F};
 
-    struct attn_problem p = sample.problem;
+    struct attn_problem p = trial.problem;
     check_all_gradients("plain", &p);
     p.softcap = 1.5F;
     check_all_gradients("softcap", &p);
@@ -342,21 +342,21 @@ Test(reference, gradients_match_finite_differences)
     p.window_left = 0;
     p.alignment = ATTN_TOP_LEFT;
     check_all_gradients("everything", &p);
-    sample_finish(&sample);
+    trial_finish(&trial);
 }
 
 Test(reference, a_row_of_minus_infinities_is_no_row)
 {
-    struct sample_spec spec = sample_spec_default();
+    struct trial_spec spec = trial_spec_default();
     spec.seqlen_q = 2;
     spec.seqlen_k = 2;
-    struct sample sample;
-    sample_init(&sample, &spec);
+    struct trial trial;
+    trial_init(&trial, &spec);
     const float none = -(float)INFINITY;
     float bias[4] = {none, none, none, 0};
-    sample.problem.bias = (struct attn_view){bias, 0, 2, 0, 1};
-    struct reference *r = reference_create(ATTN_BACKWARD, &sample.problem);
-    struct tensor v = tensor_of(&sample.problem, TENSOR_V);
+    trial.problem.bias = (struct attn_view){bias, 0, 2, 0, 1};
+    struct reference *r = reference_create(ATTN_BACKWARD, &trial.problem);
+    struct tensor v = tensor_of(&trial.problem, TENSOR_V);
     cr_expect(r->exact[TENSOR_OUT][0] == 0 && r->exact[TENSOR_LSE][0] == -INFINITY);
     cr_expect(near(r->exact[TENSOR_OUT][1], tensor_get(&v, 1)));
     for (int i = 0; i < 2; i++) {
@@ -364,5 +364,5 @@ Test(reference, a_row_of_minus_infinities_is_no_row)
         cr_expect(!isnan(r->low[TENSOR_DQ][i]) && !isnan(r->low[TENSOR_DK][i]));
     }
     reference_destroy(r);
-    sample_finish(&sample);
+    trial_finish(&trial);
 }

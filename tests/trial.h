@@ -1,0 +1,91 @@
+/*
+ * Random problems in memory that notices misuse.
+ *
+ * Every tensor lies between guards. Memory of inputs that is not an element holds NaN and infinities,
+ * outputs start as NaN; trial_intact() says afterwards whether anything but the elements of the
+ * outputs was written. Everything follows from the spec, the seed included. One thread per trial.
+ */
+#pragma once
+
+#include "tensor.h"
+
+struct trial_rng {
+    uint64_t state;
+};
+
+uint64_t trial_next(struct trial_rng *rng);
+int64_t trial_range(struct trial_rng *rng, int64_t low, int64_t high); /* both inclusive */
+bool trial_chance(struct trial_rng *rng, int64_t one_in);
+double trial_normal(struct trial_rng *rng);
+
+enum trial_layout {
+    TRIAL_COMPACT,        /* (batch, row, head, column) */
+    TRIAL_HEAD_MAJOR,     /* (batch, head, row, column) */
+    TRIAL_SEQUENCE_MAJOR, /* (row, batch, head, column) */
+    TRIAL_PADDED,         /* odd gaps after heads, rows and batches */
+    TRIAL_OUTPUT_LAYOUTS,
+    TRIAL_REVERSED = TRIAL_OUTPUT_LAYOUTS, /* inputs only: negative row and head strides */
+    TRIAL_SHARED_ROWS,                     /* inputs only: row stride 0 */
+    TRIAL_SHARED_HEADS,
+    TRIAL_SHARED_BATCHES,
+    TRIAL_INPUT_LAYOUTS,
+};
+
+enum trial_values {
+    TRIAL_NORMAL,
+    TRIAL_EQUAL_KEYS, /* all scores of a row are the same */
+    TRIAL_ZERO_KEYS,
+    TRIAL_VALUES,
+};
+
+struct trial_spec {
+    uint64_t seed;
+    enum attn_dtype dtype;
+    int32_t batch;
+    int32_t heads_q;
+    int32_t heads_kv;
+    int32_t head_dim_qk;
+    int32_t head_dim_v;
+    int64_t seqlen_q;
+    int64_t seqlen_k;
+    int64_t window_left;
+    int64_t window_right;
+    enum attn_alignment alignment;
+    float scale;
+    bool packed; /* q, k, v and dq, dk, dv are parts of one tensor each; needs equal lengths */
+    bool dlse;
+    enum trial_layout layout[TENSOR_COUNT];
+    enum trial_values values;
+    double query_size; /* standard deviation of q */
+    double value_size; /* of v and dout */
+};
+
+/* One allocation; packed tensors share it. */
+struct trial_storage {
+    unsigned char *bytes;  /* owned */
+    unsigned char *before; /* owned; what bytes were at the last snapshot */
+    size_t size;
+};
+
+struct trial {
+    struct attn_problem problem; /* complete: inputs and outputs of both directions */
+    struct trial_storage storage[TENSOR_COUNT];
+};
+
+/* A plain spec: fp32, one of everything, no mask, compact. */
+struct trial_spec trial_spec_default(void);
+
+void trial_init(struct trial *trial, const struct trial_spec *spec);
+void trial_finish(struct trial *trial);
+
+/* The problem without what only backward has. */
+struct attn_problem trial_forward(const struct trial *trial);
+
+/* Remembers all memory as it is now. */
+void trial_snapshot(struct trial *trial);
+
+/* Whether nothing was written since the snapshot but elements of the tensors written[]. */
+bool trial_intact(struct trial *trial, const bool written[TENSOR_COUNT]);
+
+extern const bool trial_forward_outputs[TENSOR_COUNT];
+extern const bool trial_backward_outputs[TENSOR_COUNT];
