@@ -1,0 +1,381 @@
+#include "gate.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "codec.h"
+
+#define BACKLOG 128
+#define CONNECTIONS_PER_TURN 16
+#define PACKETS_PER_TURN 8 /* of one connection; then others get their turn */
+#define PACKET_BYTES 1024  /* no request of the gate comes near */
+#define MAX_DESCRIPTORS 4  /* taken out of one packet, to be closed if they are too many */
+#define SPARE_CONNECTIONS 64
+#define SPARE_CONNECTIONS_PER_UID 16 /* such as have no session and learn why */
+
+struct connection {
+    struct list_node node;
+    struct gate *gate;       /* borrowed */
+    struct session *session; /* borrowed; NULL: none yet */
+    struct ucred peer;
+    int fd;      /* -1: closing */
+    int process; /* pidfd of the peer; -1: its process cannot be seen from here */
+    unsigned handles;
+    uv_poll_t poll;
+    uv_poll_t process_poll;
+};
+
+struct packet {
+    uint8_t bytes[PACKET_BYTES];
+    size_t size;
+    bool cut;             /* longer than the buffer */
+    bool descriptors_cut; /* some were lost */
+    unsigned descriptors;
+    int descriptor[MAX_DESCRIPTORS];
+};
+
+static void on_closed(uv_handle_t *handle)
+{
+    struct connection *connection = handle->data;
+
+    if (--connection->handles == 0) {
+        free(connection);
+    }
+}
+
+static void close_connection(struct connection *connection)
+{
+    struct gate *gate = connection->gate;
+
+    if (connection->session != NULL) {
+        session_close(gate->sessions, connection->session);
+        connection->session = NULL;
+    }
+    list_remove(&connection->node);
+    gate->count--;
+    /* uv_close() stops the polling at once, so the descriptors may go. */
+    uv_close((uv_handle_t *)&connection->poll, on_closed);
+    (void)close(connection->fd);
+    connection->fd = -1;
+    if (connection->process >= 0) {
+        uv_close((uv_handle_t *)&connection->process_poll, on_closed);
+        (void)close(connection->process);
+    }
+}
+
+/* Takes the descriptors out of a received message's control data. */
+static void take_descriptors(struct msghdr *message, struct packet *packet)
+{
+    for (struct cmsghdr *head = CMSG_FIRSTHDR(message); head != NULL;
+         head = CMSG_NXTHDR(message, head)) {
+        if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) {
+            continue;
+        }
+        unsigned count = (unsigned)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        for (unsigned i = 0; i < count && packet->descriptors < MAX_DESCRIPTORS; i++) {
+            memcpy(&packet->descriptor[packet->descriptors++], CMSG_DATA(head) + i * sizeof(int),
+                sizeof(int));
+        }
+    }
+}
+
+/* 1: a packet; 0: none there; -1: the connection is over. */
+static int receive(int fd, struct packet *packet)
+{
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(MAX_DESCRIPTORS * sizeof(int))];
+    struct iovec part = {packet->bytes, sizeof(packet->bytes)};
+    struct msghdr message = {.msg_iov = &part,
+        .msg_iovlen = 1,
+        .msg_control = control,
+        .msg_controllen = sizeof(control)};
+    ssize_t size = 0;
+
+    do {
+        size = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    } while (size < 0 && errno == EINTR);
+    if (size < 0) {
+        return errno == EAGAIN ? 0 : -1;
+    }
+    packet->descriptors = 0;
+    take_descriptors(&message, packet);
+    packet->size = (size_t)size;
+    packet->cut = (message.msg_flags & MSG_TRUNC) != 0;
+    packet->descriptors_cut = (message.msg_flags & MSG_CTRUNC) != 0;
+    return size == 0 && packet->descriptors == 0 ? -1 : 1;
+}
+
+static bool open_session(struct connection *connection, const struct wire_gate_request *request,
+    int page_fd, struct wire_gate_reply *reply)
+{
+    struct session_table *sessions = connection->gate->sessions;
+
+    if (connection->session != NULL) {
+        return wire_fail(&reply->error, WIRE_INVALID_ARGUMENT, "this connection has a session");
+    }
+    connection->session = session_open(
+        sessions, request, connection->peer.uid, (int)connection->peer.pid, page_fd, &reply->error);
+    if (connection->session == NULL) {
+        return false;
+    }
+    reply->has_session = true;
+    session_describe(sessions, connection->session, &reply->session);
+    if (request->minor < reply->session.minor) {
+        reply->session.minor = request->minor;
+    }
+    return true;
+}
+
+static bool add_region(struct connection *connection, const struct wire_gate_request *request,
+    int fd, struct wire_gate_reply *reply)
+{
+    reply->region = session_add_region(
+        connection->gate->sessions, connection->session, fd, request->bytes, &reply->error);
+    return reply->region != 0;
+}
+
+static bool drop_region(struct connection *connection, const struct wire_gate_request *request,
+    struct wire_gate_reply *reply)
+{
+    if (!region_drop(&connection->session->regions, request->region)) {
+        return wire_fail(&reply->error, WIRE_NOT_FOUND, "the session has no region %u",
+            (unsigned)request->region);
+    }
+    return true;
+}
+
+static bool check_descriptors(
+    const struct packet *packet, unsigned wanted, struct wire_error *error)
+{
+    if (packet->descriptors_cut) {
+        return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
+            "descriptors were lost: more than %d were sent, or the daemon has none left",
+            MAX_DESCRIPTORS);
+    }
+    if (packet->descriptors != wanted) {
+        return wire_fail(error, WIRE_INVALID_ARGUMENT,
+            "the message came with %u descriptors instead of %u", packet->descriptors, wanted);
+    }
+    return true;
+}
+
+static bool dispatch(struct connection *connection, const struct packet *packet,
+    const struct wire_gate_request *request, struct wire_gate_reply *reply)
+{
+    if (!check_descriptors(packet, request->kind != WIRE_GATE_DROP_REGION, &reply->error)) {
+        return false;
+    }
+    if (request->kind == WIRE_GATE_OPEN) {
+        return open_session(connection, request, packet->descriptor[0], reply);
+    }
+    if (connection->session == NULL) {
+        return wire_fail(&reply->error, WIRE_INVALID_ARGUMENT,
+            "this connection has no session; it must be opened first");
+    }
+    return request->kind == WIRE_GATE_ADD_REGION
+               ? add_region(connection, request, packet->descriptor[0], reply)
+               : drop_region(connection, request, reply);
+}
+
+static bool answer(
+    struct connection *connection, const struct packet *packet, struct wire_gate_reply *reply)
+{
+    struct wire_gate_request request = {0};
+
+    if (packet->cut) {
+        return wire_fail(
+            &reply->error, WIRE_PROTOCOL_ERROR, "the message has more than %d bytes", PACKET_BYTES);
+    }
+    bool decoded = codec_decode_gate_request(packet->bytes, packet->size, &request, &reply->error);
+    reply->id = request.id;
+    if (!decoded) {
+        return false;
+    }
+    if (request.kind == WIRE_GATE_NONE) {
+        return wire_fail(&reply->error, WIRE_PROTOCOL_ERROR,
+            "the message asks for nothing that this daemon knows");
+    }
+    return dispatch(connection, packet, &request, reply);
+}
+
+/* false: the peer does not read its replies. */
+static bool send_reply(int fd, const struct wire_gate_reply *reply)
+{
+    uint8_t bytes[PACKET_BYTES];
+    size_t size = codec_encode_gate_reply(reply, bytes, sizeof(bytes));
+
+    return size > 0 && send(fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size;
+}
+
+static bool handle_packet(struct connection *connection, const struct packet *packet)
+{
+    struct wire_gate_reply reply = {0};
+
+    if (answer(connection, packet, &reply)) {
+        reply.error.status = WIRE_OK;
+    }
+    for (unsigned i = 0; i < packet->descriptors; i++) {
+        (void)close(packet->descriptor[i]);
+    }
+    return send_reply(connection->fd, &reply);
+}
+
+static void on_packets(uv_poll_t *poll, int status, int events)
+{
+    struct connection *connection = poll->data;
+    struct packet packet;
+
+    (void)events;
+    for (int i = 0; i < PACKETS_PER_TURN; i++) {
+        int received = status < 0 ? -1 : receive(connection->fd, &packet);
+        if (received == 0) {
+            return;
+        }
+        if (received < 0 || !handle_packet(connection, &packet)) {
+            close_connection(connection);
+            return;
+        }
+    }
+}
+
+/* Children may hold the connection open after its process has ended. */
+static void on_process_end(uv_poll_t *poll, int status, int events)
+{
+    (void)status;
+    (void)events;
+    close_connection(poll->data);
+}
+
+/* Watches the peer's process; false only if it has ended already or the system is short of
+ * something. One in another pid namespace cannot be watched: its connection has to do. */
+static bool watch_process(struct connection *connection, uv_loop_t *loop)
+{
+    if (connection->peer.pid == 0) {
+        return true;
+    }
+    connection->process = (int)syscall(SYS_pidfd_open, connection->peer.pid, 0);
+    if (connection->process < 0) {
+        return false;
+    }
+    if (uv_poll_init(loop, &connection->process_poll, connection->process) != 0) {
+        (void)close(connection->process);
+        connection->process = -1;
+        return false;
+    }
+    connection->handles++;
+    connection->process_poll.data = connection;
+    (void)uv_poll_start(&connection->process_poll, UV_READABLE, on_process_end);
+    return true;
+}
+
+static bool has_room(const struct gate *gate, uint32_t uid)
+{
+    const struct session_options *options = &gate->sessions->options;
+    uint32_t same = 0;
+
+    list_for_each(node, &gate->connections) {
+        same += list_entry(node, struct connection, node)->peer.uid == uid;
+    }
+    return gate->count < options->max_sessions + SPARE_CONNECTIONS &&
+           same < options->max_sessions_per_uid + SPARE_CONNECTIONS_PER_UID;
+}
+
+static bool add_connection(struct gate *gate, int fd)
+{
+    struct ucred peer;
+    socklen_t size = sizeof(peer);
+
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || !has_room(gate, peer.uid)) {
+        return false;
+    }
+    struct connection *connection = calloc(1, sizeof(*connection));
+    if (connection == NULL) {
+        return false;
+    }
+    *connection = (struct connection){.gate = gate, .peer = peer, .fd = fd, .process = -1};
+    if (uv_poll_init(gate->poll.loop, &connection->poll, fd) != 0) {
+        free(connection);
+        return false;
+    }
+    connection->handles = 1;
+    connection->poll.data = connection;
+    list_append(&gate->connections, &connection->node);
+    gate->count++;
+    if (watch_process(connection, gate->poll.loop)) {
+        (void)uv_poll_start(&connection->poll, UV_READABLE, on_packets);
+    } else {
+        close_connection(connection);
+    }
+    return true;
+}
+
+static void on_connections(uv_poll_t *poll, int status, int events)
+{
+    struct gate *gate = poll->data;
+
+    (void)status;
+    (void)events;
+    for (int i = 0; i < CONNECTIONS_PER_TURN; i++) {
+        /* The door's, as everywhere in this program. */
+        int fd = accept4(gate->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0 && errno != ECONNABORTED && errno != EINTR) {
+            return;
+        }
+        if (fd >= 0 && !add_connection(gate, fd)) {
+            (void)close(fd);
+        }
+    }
+}
+
+static int listen_at(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+    if (fd >= 0 && (bind(fd, (const struct sockaddr *)&address, sizeof(address)) != 0 ||
+                       listen(fd, BACKLOG) != 0)) {
+        int code = errno;
+        (void)close(fd);
+        errno = code;
+        return -1;
+    }
+    return fd;
+}
+
+bool gate_open(struct gate *gate, uv_loop_t *loop, const char *path, struct session_table *sessions)
+{
+    *gate = (struct gate){.sessions = sessions, .listener = listen_at(path)};
+    list_init(&gate->connections);
+    if (gate->listener < 0) {
+        return false;
+    }
+    int code = uv_poll_init(loop, &gate->poll, gate->listener);
+    if (code != 0) {
+        (void)close(gate->listener);
+        gate->listener = -1;
+        errno = -code;
+        return false;
+    }
+    gate->poll.data = gate;
+    (void)uv_poll_start(&gate->poll, UV_READABLE, on_connections);
+    return true;
+}
+
+void gate_close(struct gate *gate)
+{
+    if (gate->listener < 0) {
+        return;
+    }
+    list_for_each(node, &gate->connections) {
+        close_connection(list_entry(node, struct connection, node));
+    }
+    uv_close((uv_handle_t *)&gate->poll, NULL);
+    (void)close(gate->listener);
+    gate->listener = -1;
+}

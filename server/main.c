@@ -1,0 +1,84 @@
+/* attnd: reads the command line and the configuration file, then runs the server. */
+#include <argp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sysexits.h>
+
+#include "config.h"
+#include "server.h"
+
+#define MAX_OPTIONS 32
+#define KEY_CONFIG 'c'
+#define KEY_OPTION 256 /* and up: of the configuration's table */
+
+struct command_line {
+    const char *file;
+    const char *text[MAX_OPTIONS]; /* per option of the table; NULL: not given */
+};
+
+static error_t on_argument(int key, char *text, struct argp_state *state)
+{
+    struct command_line *line = state->input;
+
+    if (key == KEY_CONFIG) {
+        line->file = text;
+    } else if (key >= KEY_OPTION && key < KEY_OPTION + (int)config_option_count()) {
+        line->text[key - KEY_OPTION] = text;
+    } else {
+        return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+static void parse_command_line(int argc, char **argv, struct command_line *line)
+{
+    struct argp_option entries[MAX_OPTIONS + 2] = {
+        {"config", KEY_CONFIG, "FILE", 0, "Configuration file; the command line overrides it", 0}};
+    struct argp parser = {
+        .options = entries,
+        .parser = on_argument,
+        .doc = "Computes attention for all trainer processes of this machine.",
+    };
+
+    argp_program_version = "attnd " ATTND_VERSION;
+    for (size_t i = 0; i < config_option_count() && i < MAX_OPTIONS; i++) {
+        const struct config_option *option = config_option_at(i);
+        entries[i + 1] = (struct argp_option){.name = option->name,
+            .key = KEY_OPTION + (int)i,
+            .arg = option->argument,
+            .doc = option->help};
+    }
+    (void)argp_parse(&parser, argc, argv, 0, NULL, line);
+}
+
+/* 0 or the exit status. */
+static int configure(
+    struct config *config, const struct command_line *line, char message[CONFIG_MESSAGE_BYTES])
+{
+    config_init(config);
+    if (line->file != NULL && !config_read_file(config, line->file, message)) {
+        return EX_CONFIG;
+    }
+    for (size_t i = 0; i < config_option_count() && i < MAX_OPTIONS; i++) {
+        if (line->text[i] != NULL &&
+            !config_set(config, config_option_at(i), line->text[i], message)) {
+            return EX_USAGE;
+        }
+    }
+    return config_check(config, message) ? 0 : EX_CONFIG;
+}
+
+int main(int argc, char **argv)
+{
+    struct command_line line = {0};
+    struct config config;
+    char message[CONFIG_MESSAGE_BYTES];
+
+    parse_command_line(argc, argv, &line);
+    int status = configure(&config, &line, message);
+    if (status != 0) {
+        (void)fprintf(stderr, "attnd: %s\n", message);
+        return status;
+    }
+    return server_run(&config);
+}

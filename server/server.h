@@ -1,0 +1,12 @@
+/*
+ * The daemon as a whole: owns the event loop and all modules, and knows the order of their start
+ * and of their death.
+ */
+#pragma once
+
+#include "config.h"
+
+/* Runs until SIGTERM or SIGINT and the drain that follows; a second signal cuts the drain short.
+ * Returns the exit status: 0, 69 (a resource is missing), 75 (another daemon has the directory),
+ * 78 (the directory is not usable). */
+int server_run(const struct config *config);
