@@ -1,0 +1,75 @@
+/*
+ * The trainer's attention: causal, grouped query heads, computed by the daemon through attnd.h.
+ * Nothing else here talks to the library. Owns the client and the shared buffers of all layers, of
+ * which the rest of the model reads and writes its activations in place. One thread.
+ *
+ * q, k and v are views into one packed row per token, as one matrix product makes it:
+ *     qkv (batch, seqlen, (heads_q + 2 heads_kv) * head_dim): q heads, then k heads, then v heads
+ *     out (batch, seqlen, heads_q * head_dim), lse (batch, heads_q, seqlen)
+ * and the gradients dqkv and dout alike. They have one buffer for all layers.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct attention_shape {
+    size_t batch;
+    size_t seqlen;
+    size_t heads_q;
+    size_t heads_kv;
+    size_t head_dim;
+};
+
+/* Numbers of one token's row of qkv and of out. */
+size_t attention_qkv_width(const struct attention_shape *shape);
+size_t attention_out_width(const struct attention_shape *shape);
+
+struct attention_layer {
+    float *qkv;
+    float *out;
+    float *lse;
+};
+
+/* What the daemon and the clock say of this client's calls so far. */
+struct attention_summary {
+    uint64_t calls;
+    double
+        p50_us; /* from the submission until the result was there, half of the calls were faster */
+    double p99_us;
+    double mean_group; /* requests that ran together with one of ours, itself included */
+};
+
+/* Called when a request has ended, while its tensors are as it left them. */
+typedef void (*attention_watch_fn)(void *context, bool backward, size_t layer);
+
+struct attention;
+
+/* address: the daemon's directory, NULL for the usual one. On failure *attention still is to be
+ * asked for its error and closed, unless it is NULL (no memory). */
+bool attention_open(struct attention **attention, const char *address,
+    const struct attention_shape *shape, size_t layers);
+/* Accepts NULL. Waits for running requests, for ever if the daemon never ends them. */
+void attention_close(struct attention *attention);
+
+/* A sentence about what failed last. */
+const char *attention_error(const struct attention *attention);
+
+const struct attention_shape *attention_get_shape(const struct attention *attention);
+const struct attention_layer *attention_get_layer(const struct attention *attention, size_t layer);
+float *attention_dqkv(const struct attention *attention);
+float *attention_dout(const struct attention *attention);
+
+void attention_watch(struct attention *attention, attention_watch_fn watch, void *context);
+
+/* The layer's out and lse from its qkv. */
+bool attention_forward(struct attention *attention, size_t layer);
+
+/* dqkv from dout and what the forward of this layer left. Between begin and end the caller can do
+ * other work that changes none of these; one at a time. */
+bool attention_backward_begin(struct attention *attention, size_t layer);
+bool attention_backward_end(struct attention *attention);
+
+/* false: the daemon does not answer */
+bool attention_summarize(struct attention *attention, struct attention_summary *summary);
