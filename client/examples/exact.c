@@ -1,0 +1,265 @@
+#include "exact.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Results of both arithmetics. Every array has room for a whole tensor of the request. */
+struct exact {
+    struct attention *attention; /* borrowed */
+    struct rng rng;
+    uint64_t every;
+    uint64_t seen;  /* requests of the current `every` */
+    uint64_t drawn; /* the one to check among them */
+    struct exact_summary summary;
+    char failure[160];
+    size_t out_count;
+    size_t lse_count;
+    size_t qkv_count;
+    float *single; /* owned; the four below lie in it */
+    double *twice; /* owned; likewise */
+    float *out32;
+    float *lse32;
+    float *dqkv32;
+    float *row32;
+    double *out64;
+    double *lse64;
+    double *dqkv64;
+    double *row64;
+};
+
+struct exact_inputs {
+    const struct attention_shape *shape;
+    const float *qkv;
+    const float *dout;
+};
+
+/* Where a row of scores, numbered as lse is, finds its vectors: indices into qkv and out. */
+struct place {
+    size_t query; /* number in its sequence */
+    size_t q;
+    size_t k; /* of the sequence's first token */
+    size_t v;
+    size_t out;
+};
+
+static struct place place_of(const struct attention_shape *shape, size_t row)
+{
+    size_t query = row % shape->seqlen;
+    size_t head = row / shape->seqlen % shape->heads_q;
+    size_t first = row / (shape->seqlen * shape->heads_q) * shape->seqlen;
+    size_t width = attention_qkv_width(shape);
+    size_t head_kv = head / (shape->heads_q / shape->heads_kv);
+    size_t k = first * width + (shape->heads_q + head_kv) * shape->head_dim;
+    return (struct place){
+        .query = query,
+        .q = (first + query) * width + head * shape->head_dim,
+        .k = k,
+        .v = k + shape->heads_kv * shape->head_dim,
+        .out = (first + query) * attention_out_width(shape) + head * shape->head_dim,
+    };
+}
+
+#define REAL float
+#define EXP expf
+#define LOG logf
+#define SQRT sqrtf
+#define FORWARD forward32
+#define BACKWARD backward32
+#include "exact_formula.inc"
+#undef REAL
+#undef EXP
+#undef LOG
+#undef SQRT
+#undef FORWARD
+#undef BACKWARD
+#define REAL double
+#define EXP exp
+#define LOG log
+#define SQRT sqrt
+#define FORWARD forward64
+#define BACKWARD backward64
+#include "exact_formula.inc"
+
+/* What is compared: a tensor's numbers lie `width` of every `stride`, starting at `first`. */
+struct comparison {
+    const char *name;
+    const float *got;
+    const float *plain;
+    const double *exact;
+    size_t count; /* of the whole array */
+    size_t first;
+    size_t width;
+    size_t stride;
+    double factor; /* how many times the plain formula's error is allowed */
+    double unit;   /* numbers are multiplied with it first: a power of two */
+};
+
+static double larger(double a, double b)
+{
+    return a > b || isnan(a) ? a : b;
+}
+
+static bool compare(struct exact *exact, const struct comparison *c)
+{
+    double error = 0.0;
+    double plain_error = 0.0;
+    double rounding = 0.0;
+    double largest = 0.0;
+    for (size_t i = 0; i < c->count; i++) {
+        size_t column = i % c->stride;
+        if (column < c->first || column >= c->first + c->width) {
+            continue;
+        }
+        double truth = c->exact[i] * c->unit;
+        float rounded = (float)truth;
+        float moved = (rounded + 0.3F) - 0.3F;
+        error = larger(fabs((double)c->got[i] * c->unit - truth), error);
+        plain_error = larger(fabs((double)c->plain[i] * c->unit - truth), plain_error);
+        rounding = larger(fabs((double)(moved - rounded)), rounding);
+        largest = larger(fabs(truth), largest);
+    }
+    double relative = largest > 0.0 ? error / largest : error;
+    exact->summary.max_rel_error = larger(relative, exact->summary.max_rel_error);
+    double bar = c->factor * plain_error + 2.0 * rounding;
+    if (error <= bar) {
+        return true;
+    }
+    snprintf(exact->failure, sizeof(exact->failure), "%s is off by %.3g, the bar is %.3g", c->name,
+        error, bar);
+    return false;
+}
+
+/* Gradients are linear in dout, and dout is tiny: it holds a mean over all tokens. Brought to about 1
+ * first, the bar's second part does not hide an error. */
+static double unit_of(const float *dout, size_t count)
+{
+    float largest = 0.0F;
+    for (size_t i = 0; i < count; i++) {
+        largest = fmaxf(largest, fabsf(dout[i]));
+    }
+    return largest > 0.0F && isfinite(largest) ? ldexp(1.0, -ilogbf(largest)) : 1.0;
+}
+
+static void run_forward(struct exact *exact, const struct attention_layer *layer)
+{
+    const struct attention_shape *shape = attention_get_shape(exact->attention);
+    forward32(shape, layer->qkv, exact->row32, exact->out32, exact->lse32);
+    forward64(shape, layer->qkv, exact->row64, exact->out64, exact->lse64);
+}
+
+static bool check_forward(struct exact *exact, const struct attention_layer *layer)
+{
+    run_forward(exact, layer);
+    struct comparison out = {
+        "out", layer->out, exact->out32, exact->out64, exact->out_count, 0, 1, 1, 2.0, 1.0};
+    struct comparison lse = {
+        "lse", layer->lse, exact->lse32, exact->lse64, exact->lse_count, 0, 1, 1, 2.0, 1.0};
+    bool out_good = compare(exact, &out);
+    return compare(exact, &lse) && out_good;
+}
+
+static bool check_backward(struct exact *exact, const struct attention_layer *layer)
+{
+    const struct attention_shape *shape = attention_get_shape(exact->attention);
+    struct exact_inputs inputs = {shape, layer->qkv, attention_dout(exact->attention)};
+    run_forward(exact, layer);
+    memset(exact->dqkv32, 0, exact->qkv_count * sizeof(*exact->dqkv32));
+    memset(exact->dqkv64, 0, exact->qkv_count * sizeof(*exact->dqkv64));
+    backward32(&inputs, exact->out32, exact->lse32, exact->dqkv32);
+    backward64(&inputs, exact->out64, exact->lse64, exact->dqkv64);
+    const char *const names[] = {"dq", "dk", "dv"};
+    const size_t widths[] = {shape->heads_q * shape->head_dim, shape->heads_kv * shape->head_dim,
+        shape->heads_kv * shape->head_dim};
+    struct comparison part = {NULL, attention_dqkv(exact->attention), exact->dqkv32, exact->dqkv64,
+        exact->qkv_count, 0, 0, attention_qkv_width(shape), 3.0,
+        unit_of(inputs.dout, exact->out_count)};
+    bool good = true;
+    for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]); i++) {
+        part.name = names[i];
+        part.width = widths[i];
+        good = compare(exact, &part) && good;
+        part.first += part.width;
+    }
+    return good;
+}
+
+static void on_request(void *context, bool backward, size_t layer)
+{
+    struct exact *exact = context;
+    if (exact->seen == 0) {
+        exact->drawn = rng_below(&exact->rng, exact->every);
+    }
+    bool check = exact->seen == exact->drawn;
+    exact->seen = (exact->seen + 1) % exact->every;
+    if (!check) {
+        return;
+    }
+    const struct attention_layer *at = attention_get_layer(exact->attention, layer);
+    bool good = backward ? check_backward(exact, at) : check_forward(exact, at);
+    exact->summary.checked++;
+    exact->summary.failed += good ? 0 : 1;
+}
+
+static bool allocate(struct exact *exact, const struct attention_shape *shape)
+{
+    size_t tokens = shape->batch * shape->seqlen;
+    exact->out_count = tokens * attention_out_width(shape);
+    exact->lse_count = tokens * shape->heads_q;
+    exact->qkv_count = tokens * attention_qkv_width(shape);
+    size_t count = exact->out_count + exact->lse_count + exact->qkv_count + shape->seqlen;
+    exact->single = calloc(count, sizeof(*exact->single));
+    exact->twice = calloc(count, sizeof(*exact->twice));
+    if (exact->single == NULL || exact->twice == NULL) {
+        return false;
+    }
+    exact->out32 = exact->single;
+    exact->lse32 = exact->out32 + exact->out_count;
+    exact->dqkv32 = exact->lse32 + exact->lse_count;
+    exact->row32 = exact->dqkv32 + exact->qkv_count;
+    exact->out64 = exact->twice;
+    exact->lse64 = exact->out64 + exact->out_count;
+    exact->dqkv64 = exact->lse64 + exact->lse_count;
+    exact->row64 = exact->dqkv64 + exact->qkv_count;
+    return true;
+}
+
+struct exact *exact_create(struct attention *attention, uint64_t every, uint64_t seed)
+{
+    assert(every > 0);
+    struct exact *exact = calloc(1, sizeof(*exact));
+    if (exact == NULL) {
+        return NULL;
+    }
+    exact->attention = attention;
+    exact->every = every;
+    rng_init(&exact->rng, seed);
+    if (!allocate(exact, attention_get_shape(attention))) {
+        exact_destroy(exact);
+        return NULL;
+    }
+    attention_watch(attention, on_request, exact);
+    return exact;
+}
+
+void exact_destroy(struct exact *exact)
+{
+    if (exact == NULL) {
+        return;
+    }
+    free(exact->single);
+    free(exact->twice);
+    free(exact);
+}
+
+struct exact_summary exact_summarize(const struct exact *exact)
+{
+    return exact->summary;
+}
+
+const char *exact_failure(const struct exact *exact)
+{
+    return exact->failure;
+}
