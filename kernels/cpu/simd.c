@@ -145,7 +145,7 @@ static ALWAYS_INLINE void score_row(
     }
     if (scores->masked) {
         for (int32_t lane = 0; lane < SIMD_PANEL; lane++) {
-            values[lane] = (lane >= low) & (lane <= high) ? values[lane] : -INFINITY;
+            values[lane] = ((lane >= low) & (lane <= high)) ? values[lane] : -INFINITY;
         }
     }
 }
