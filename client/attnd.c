@@ -1,0 +1,286 @@
+#include "attnd.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "client.h"
+#include "request.h"
+#include "wait.h"
+
+#define DEFAULT_ADDRESS "/run/attnd/cpu"
+#define DEFAULT_TIMEOUT_NS INT64_C(5000000000)
+#define SPIN_NS 20000 /* about what going to sleep and being woken costs */
+#define SPIN_CORES 4  /* with fewer, who spins takes the processor from the daemon */
+
+_Static_assert((int)ATTND_INTERNAL == (int)WIRE_INTERNAL && (int)ATTND_OK == (int)WIRE_OK &&
+                   (int)ATTND_DISCONNECTED == (int)WIRE_DISCONNECTED &&
+                   WIRE_STATUS_END == ATTND_INTERNAL + 1,
+    "statuses are numbered alike on the wire and in the API");
+_Static_assert((int)ATTND_FORWARD == (int)WIRE_FORWARD && (int)ATTND_BACKWARD == (int)WIRE_BACKWARD,
+    "directions are");
+
+static int64_t find_spin_ns(void)
+{
+    cpu_set_t cores;
+    bool many = sched_getaffinity(0, sizeof cores, &cores) == 0 && CPU_COUNT(&cores) >= SPIN_CORES;
+    return many ? SPIN_NS : 0;
+}
+
+static enum attnd_status read_options(
+    const struct attnd_open_options *given, struct attnd_open_options *options)
+{
+    struct wire_error error;
+    *options = (struct attnd_open_options){0};
+    if (given && !request_read_sized("options", options, sizeof *options, given, &error)) {
+        return error_of_wire(&error);
+    }
+    if (options->timeout_ns < 0) {
+        return error_set(ATTND_INVALID_ARGUMENT, "options->timeout_ns is %lld, below 0",
+            (long long)options->timeout_ns);
+    }
+    if (!options->name) {
+        options->name = program_invocation_short_name;
+    } else if (strlen(options->name) >= WIRE_NAME_BYTES) {
+        return error_set(ATTND_INVALID_ARGUMENT, "options->name is %zu bytes long, more than %d",
+            strlen(options->name), WIRE_NAME_BYTES - 1);
+    }
+    if (!options->address) {
+        options->address = secure_getenv("ATTND_ADDRESS");
+    }
+    if (!options->address) {
+        options->address = DEFAULT_ADDRESS;
+    }
+    if (options->timeout_ns == 0) {
+        options->timeout_ns = DEFAULT_TIMEOUT_NS;
+    }
+    return ATTND_OK;
+}
+
+static enum attnd_status make_page(struct attnd *client, int *fd)
+{
+    int code = page_create(fd, &client->page);
+    if (code != 0) {
+        return error_set(
+            ATTND_RESOURCE_EXHAUSTED, "no shared memory can be had: %s", strerrordesc_np(-code));
+    }
+    return ATTND_OK;
+}
+
+/* What a daemon says before there is a session, as attnd_open()'s own answer. */
+static enum attnd_status nobody_answers(enum attnd_status status, const char *address)
+{
+    if (status != ATTND_TIMED_OUT) {
+        return status;
+    }
+    return error_set(ATTND_DISCONNECTED, "something listens in %s, but does not answer", address);
+}
+
+static enum attnd_status check_session(const struct wire_gate_reply *reply)
+{
+    if (reply->error.status != WIRE_OK) {
+        return error_of_wire(&reply->error);
+    }
+    if (!reply->has_session) {
+        return error_set(ATTND_PROTOCOL_ERROR, "the daemon opened no session");
+    }
+    if (reply->session.major != WIRE_MAJOR) {
+        return error_set(ATTND_VERSION_MISMATCH,
+            "the daemon speaks version %u of the protocol, this library version %d",
+            (unsigned)reply->session.major, WIRE_MAJOR);
+    }
+    if (reply->session.device_kind != WIRE_DEVICE_CPU) {
+        return error_set(ATTND_UNSUPPORTED,
+            "the daemon computes on a device whose memory this library does not share");
+    }
+    return ATTND_OK;
+}
+
+static enum attnd_status open_session(
+    struct attnd *client, const struct attnd_open_options *options, int page_fd)
+{
+    struct wire_gate_request request = {
+        .kind = WIRE_GATE_OPEN, .major = WIRE_MAJOR, .minor = WIRE_MINOR};
+    struct wire_gate_reply reply;
+    wire_copy_text(request.name, sizeof request.name, options->name);
+    enum attnd_status status =
+        gate_exchange(&client->gate, &request, page_fd, &reply, client->timeout_ns);
+    if (status != ATTND_OK) {
+        return nobody_answers(status, options->address);
+    }
+    status = check_session(&reply);
+    client->session = reply.session;
+    return status;
+}
+
+static enum attnd_status say_hello(struct attnd *client, const struct attnd_open_options *options)
+{
+    struct wire_request request = {.kind = WIRE_HELLO, .hello.session = client->session.id};
+    struct wire_reply reply;
+    memcpy(request.hello.token, client->session.token, WIRE_TOKEN_BYTES);
+    enum attnd_status status = rpc_call(&client->rpc, &request, &reply, client->timeout_ns);
+    if (status != ATTND_OK) {
+        return nobody_answers(status, options->address);
+    }
+    return reply.error.status == WIRE_OK ? ATTND_OK : error_of_wire(&reply.error);
+}
+
+static enum attnd_status connect_all(
+    struct attnd *client, const struct attnd_open_options *options, int page_fd)
+{
+    enum attnd_status status =
+        gate_open(&client->gate, options->address, &client->loss, client->timeout_ns);
+    if (status == ATTND_OK) {
+        status = open_session(client, options, page_fd);
+    }
+    if (status == ATTND_OK) {
+        status = rpc_open(&client->rpc, options->address, client->watch.fd, &client->loss);
+    }
+    if (status == ATTND_OK) {
+        plan_init(&client->plans, client->session.limits.plans);
+        lane_init(&client->lanes, client->page, client->session.limits.in_flight);
+        status = watch_start(client);
+    }
+    return status == ATTND_OK ? say_hello(client, options) : status;
+}
+
+/* Gives up everything, in any state between calloc() and serving. */
+static void destroy(struct attnd *client, bool forked)
+{
+    if (!forked) {
+        watch_stop(&client->watch);
+        lane_finish(&client->lanes); /* in a child its waiters would never leave */
+        (void)pthread_mutex_destroy(&client->mutex);
+    }
+    rpc_close(&client->rpc, forked);
+    gate_close(&client->gate, forked);
+    watch_close(&client->watch);
+    staging_finish(&client->staging);
+    memory_finish(&client->memory);
+    plan_finish(&client->plans);
+    page_unmap(client->page);
+    free(client);
+}
+
+static struct attnd *create(const struct attnd_open_options *options)
+{
+    struct attnd *client = calloc(1, sizeof *client);
+    if (client) {
+        client->pid = getpid();
+        client->timeout_ns = options->timeout_ns;
+        client->spin_ns = find_spin_ns();
+        client->gate.fd = -1;
+        client->watch.fd = -1;
+        (void)pthread_mutex_init(&client->mutex, NULL);
+        staging_init(&client->staging);
+    }
+    return client;
+}
+
+static void copy_counters(struct attnd_counters *to, const struct wire_counters *from)
+{
+    *to = (struct attnd_counters){.requests = from->requests,
+        .failed = from->failed,
+        .groups = from->groups,
+        .group_members = from->group_members,
+        .regions = from->regions,
+        .region_bytes = from->region_bytes,
+        .plans = from->plans,
+        .in_flight = from->in_flight};
+}
+
+/* Only as much as the caller's struct has; what it has beyond ours is zero. */
+static void write_stats(struct attnd_stats *stats, const struct wire_stats *from)
+{
+    size_t size = stats->size;
+    struct attnd_stats known = {
+        .size = size, .clients = from->sessions, .uptime_ns = from->uptime_ns};
+    copy_counters(&known.client, &from->session);
+    copy_counters(&known.daemon, &from->daemon);
+    wire_copy_text(known.daemon_version, sizeof known.daemon_version, from->version);
+    memcpy(stats, &known, size < sizeof known ? size : sizeof known);
+}
+
+enum attnd_status client_check(const struct attnd *client)
+{
+    if (!client) {
+        return error_set(ATTND_INVALID_ARGUMENT, "client is NULL");
+    }
+    if (client->pid != getpid()) {
+        return error_set(ATTND_FORKED,
+            "the client was opened by process %d; after fork() the child opens its own",
+            (int)client->pid);
+    }
+    return ATTND_OK;
+}
+
+enum attnd_status attnd_open(const struct attnd_open_options *given, struct attnd **client)
+{
+    struct attnd_open_options options;
+    if (!client) {
+        return error_set(ATTND_INVALID_ARGUMENT, "client is NULL");
+    }
+    enum attnd_status status = read_options(given, &options);
+    if (status != ATTND_OK) {
+        return status;
+    }
+    struct attnd *made = create(&options);
+    if (!made) {
+        return error_set(ATTND_RESOURCE_EXHAUSTED, "the process is out of memory");
+    }
+    int page_fd = -1;
+    status = watch_open(&made->watch);
+    if (status == ATTND_OK) {
+        status = make_page(made, &page_fd);
+    }
+    if (status == ATTND_OK) {
+        status = connect_all(made, &options, page_fd);
+        (void)close(page_fd);
+    }
+    if (status != ATTND_OK) {
+        destroy(made, false);
+        return status;
+    }
+    *client = made;
+    return ATTND_OK;
+}
+
+void attnd_close(struct attnd *client)
+{
+    if (!client) {
+        return;
+    }
+    bool forked = client_check(client) != ATTND_OK;
+    if (!forked) {
+        wait_all_ended(client);
+    }
+    destroy(client, forked);
+}
+
+enum attnd_status attnd_get_stats(struct attnd *client, struct attnd_stats *stats)
+{
+    struct wire_request request = {.kind = WIRE_GET_STATS};
+    struct wire_reply reply;
+    enum attnd_status status = client_check(client);
+    if (status != ATTND_OK) {
+        return status;
+    }
+    if (!stats || stats->size < sizeof stats->size) {
+        return error_set(
+            ATTND_INVALID_ARGUMENT, stats ? "stats->size is no struct's sizeof" : "stats is NULL");
+    }
+    status = rpc_call(&client->rpc, &request, &reply, client->timeout_ns);
+    if (status != ATTND_OK) {
+        return status;
+    }
+    if (reply.error.status != WIRE_OK || reply.kind != WIRE_REPLY_STATS) {
+        return reply.error.status != WIRE_OK
+                   ? error_of_wire(&reply.error)
+                   : error_set(ATTND_PROTOCOL_ERROR, "the daemon gave no statistics");
+    }
+    write_stats(stats, &reply.stats);
+    return ATTND_OK;
+}

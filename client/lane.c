@@ -1,0 +1,174 @@
+#include "lane.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+/* How far the lane has come. A daemon that counts past what was sent is not believed. */
+static uint64_t ended_up_to(struct lanes *lanes, unsigned lane)
+{
+    uint64_t reaped = atomic_load(&lanes->lane[lane].reaped);
+    uint32_t done = atomic_load_explicit(&lanes->page->lane[lane].done, memory_order_acquire);
+    uint64_t sent = atomic_load(&lanes->lane[lane].sent);
+    uint32_t ahead = done - (uint32_t)reaped;
+    return page_reached(done, (uint32_t)reaped) && reaped + ahead <= sent ? reaped + ahead : reaped;
+}
+
+static uint64_t unreaped(const struct lane *lane)
+{
+    return atomic_load(&lane->sent) - atomic_load(&lane->reaped);
+}
+
+static struct lane_failure *add_failure(struct lanes *lanes, unsigned lane, uint64_t sequence)
+{
+    struct lane_failure *failure = &lanes->failure[lanes->next_failure];
+    lanes->next_failure = (lanes->next_failure + 1) % LANE_FAILURES;
+    memset(failure, 0, sizeof *failure);
+    failure->lane = lane;
+    failure->sequence = sequence;
+    lanes->any_failed = true;
+    return failure;
+}
+
+static void keep_failure(
+    struct lanes *lanes, unsigned lane, uint64_t sequence, enum wire_status status)
+{
+    if (lane_find_failure(lanes, lane, sequence, 1)) {
+        return; /* the sentence was faster than we */
+    }
+    struct lane_failure *failure = add_failure(lanes, lane, sequence);
+    (void)wire_fail(&failure->error, status, "the request failed; the daemon did not say why");
+}
+
+/* The stream's own lane while it has one, else one that nobody uses. */
+static bool find_lane(struct lanes *lanes, void *stream, unsigned *found)
+{
+    bool any = false;
+    for (unsigned i = 0; i < PAGE_LANES; i++) {
+        lane_reap(lanes, i);
+        bool idle = unreaped(&lanes->lane[i]) == 0;
+        if (!idle && lanes->lane[i].stream == stream) {
+            *found = i;
+            return true;
+        }
+        if (idle && !any) {
+            *found = i;
+            any = true;
+        }
+    }
+    return any;
+}
+
+void lane_init(struct lanes *lanes, struct page *page, uint64_t max_in_flight)
+{
+    pthread_condattr_t monotonic;
+    (void)pthread_condattr_init(&monotonic);
+    (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&lanes->told, &monotonic);
+    (void)pthread_condattr_destroy(&monotonic);
+    lanes->page = page;
+    lanes->max_in_flight = max_in_flight;
+}
+
+void lane_finish(struct lanes *lanes)
+{
+    (void)pthread_cond_destroy(&lanes->told);
+}
+
+bool lane_pick(struct lanes *lanes, void *stream, size_t count, unsigned *lane)
+{
+    if (!find_lane(lanes, stream, lane) || lanes->in_flight + count > lanes->max_in_flight ||
+        unreaped(&lanes->lane[*lane]) + count > PAGE_RESULTS) {
+        return false;
+    }
+    lanes->lane[*lane].stream = stream;
+    return true;
+}
+
+uint64_t lane_advance(struct lanes *lanes, unsigned lane, size_t count)
+{
+    uint64_t sent = atomic_load(&lanes->lane[lane].sent) + count;
+    assert(sent - atomic_load(&lanes->lane[lane].reaped) <= PAGE_RESULTS);
+    atomic_store(&lanes->lane[lane].sent, sent);
+    lanes->in_flight += count;
+    return sent;
+}
+
+void lane_reap(struct lanes *lanes, unsigned index)
+{
+    struct lane *lane = &lanes->lane[index];
+    uint64_t from = atomic_load(&lane->reaped);
+    uint64_t to = ended_up_to(lanes, index);
+    for (uint64_t sequence = from + 1; sequence <= to; sequence++) {
+        enum wire_status status = WIRE_INTERNAL;
+        if (!page_result(&lanes->page->lane[index], (uint32_t)sequence, &status) ||
+            status != WIRE_OK) {
+            keep_failure(lanes, index, sequence, status);
+        }
+    }
+    lanes->in_flight -= to - from;
+    atomic_store(&lane->reaped, to);
+}
+
+bool lane_oldest(struct lanes *lanes, const void *stream, unsigned *lane, uint64_t *sequence)
+{
+    bool any = false;
+    for (unsigned i = 0; i < PAGE_LANES; i++) {
+        lane_reap(lanes, i);
+        if (unreaped(&lanes->lane[i]) != 0 && (!any || lanes->lane[i].stream == stream)) {
+            *lane = i;
+            *sequence = atomic_load(&lanes->lane[i].reaped) + 1;
+            any = true;
+        }
+    }
+    return any;
+}
+
+void lane_tell(
+    struct lanes *lanes, uint32_t lane, uint32_t sequence, const struct wire_error *error)
+{
+    if (lane >= PAGE_LANES) {
+        return;
+    }
+    uint64_t sent = atomic_load(&lanes->lane[lane].sent);
+    uint32_t behind = (uint32_t)sent - sequence;
+    if (behind >= sent) {
+        return; /* about a request that never was */
+    }
+    struct lane_failure *failure = lane_find_failure(lanes, lane, sent - behind, 1);
+    if (!failure) {
+        failure = add_failure(lanes, lane, sent - behind);
+    }
+    failure->error = *error;
+    failure->told = true;
+    (void)pthread_cond_broadcast(&lanes->told);
+}
+
+struct lane_failure *lane_find_failure(
+    struct lanes *lanes, unsigned lane, uint64_t sequence, size_t count)
+{
+    struct lane_failure *first = NULL;
+    for (size_t i = 0; lanes->any_failed && i < LANE_FAILURES; i++) {
+        struct lane_failure *failure = &lanes->failure[i];
+        bool ours = failure->sequence != 0 && failure->lane == lane &&
+                    failure->sequence <= sequence && sequence - failure->sequence < count;
+        if (ours && (!first || failure->sequence < first->sequence)) {
+            first = failure;
+        }
+    }
+    return first;
+}
+
+bool lane_ended(struct lanes *lanes, unsigned lane, uint64_t sequence)
+{
+    return ended_up_to(lanes, lane) >= sequence;
+}
+
+void lane_sleep(struct lanes *lanes, unsigned lane, uint64_t sequence, int64_t timeout_ns)
+{
+    struct page_lane *shared = &lanes->page->lane[lane];
+    uint32_t seen = atomic_load_explicit(&shared->done, memory_order_acquire);
+    if (!lane_ended(lanes, lane, sequence)) {
+        page_sleep(shared, seen, timeout_ns);
+    }
+}

@@ -1,0 +1,358 @@
+#include "submit.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "client.h"
+#include "clock.h"
+#include "request.h"
+#include "staging.h"
+#include "validate.h"
+
+#define RETRY_NS 1000000
+#define WHERE_BYTES 32
+
+/* A submission while it is being made. What it holds is released by release(). */
+struct submission {
+    struct wire_request message;
+    size_t count;
+    bool outside; /* a tensor lies in no region: none of this can be sent */
+    struct plan *plan[WIRE_MAX_CALLS];
+    struct region *region[WIRE_MAX_CALLS][WIRE_MAX_TENSORS];
+};
+
+static bool is_placed(const struct wire_extent *extent)
+{
+    return extent->low < extent->high;
+}
+
+/* All of memory as one region: alignment and overlap do not depend on where the tensors lie. */
+static bool check_addresses(const struct wire_plan *plan, const struct wire_extent *extents,
+    const uint64_t *address, struct wire_error *error)
+{
+    struct wire_call flat = {.tensors = plan->tensors};
+    uint64_t bytes[WIRE_MAX_TENSORS];
+    for (uint32_t i = 0; i < plan->tensors; i++) {
+        flat.region[i] = 1;
+        flat.offset[i] = address[i];
+        bytes[i] = INT64_MAX;
+    }
+    return validate_call(plan, extents, &flat, bytes, error);
+}
+
+/* Finds the tensors' regions and holds them. Tensors without elements lie nowhere. */
+static bool place(struct attnd *client, struct submission *submission, size_t index,
+    const struct wire_plan *plan, const struct wire_extent *extents, const uint64_t *address,
+    struct wire_error *error)
+{
+    struct wire_call *call = &submission->message.submit.call[index];
+    bool placed = true;
+    call->tensors = plan->tensors;
+    (void)pthread_mutex_lock(&client->mutex);
+    for (uint32_t i = 0; i < plan->tensors && placed; i++) {
+        bool partly = false;
+        if (!is_placed(&extents[i])) {
+            continue;
+        }
+        struct region *region =
+            memory_find(&client->memory, address[i], extents[i].low, extents[i].high, &partly);
+        if (region) {
+            region->users++;
+            submission->region[index][i] = region;
+            call->region[i] = region->id;
+            call->offset[i] = address[i] - (uintptr_t)region->base;
+        } else if (partly) {
+            placed = wire_fail(error, WIRE_INVALID_ARGUMENT,
+                "%s reaches beyond the memory from attnd_alloc() that it lies in",
+                wire_role_name(plan->tensor[i].role));
+        } else {
+            submission->outside = true;
+        }
+    }
+    (void)pthread_mutex_unlock(&client->mutex);
+    return placed;
+}
+
+static bool prepare(struct attnd *client, struct submission *submission, size_t index,
+    const struct attnd_request *request, struct wire_error *error)
+{
+    struct wire_plan plan;
+    struct wire_shape shape;
+    struct wire_extent own[WIRE_MAX_TENSORS];
+    uint64_t address[WIRE_MAX_TENSORS];
+    if (!request_read(request, &plan, address, error)) {
+        return false;
+    }
+    struct plan *known = plan_find(&client->plans, &plan);
+    submission->plan[index] = known;
+    if (!known && !validate_plan(&plan, &shape, own, error)) {
+        return false;
+    }
+    const struct wire_extent *extents = known ? known->extents : own;
+    if (!check_addresses(&plan, extents, address, error) ||
+        !place(client, submission, index, &plan, extents, address, error)) {
+        return false;
+    }
+    if (!known && !submission->outside) {
+        known = plan_acquire(client, &plan, own, error);
+        submission->plan[index] = known;
+        if (!known) {
+            return false;
+        }
+    }
+    submission->message.submit.call[index].plan = known ? known->id : 0;
+    return true;
+}
+
+static void release(struct attnd *client, const struct submission *submission)
+{
+    (void)pthread_mutex_lock(&client->mutex);
+    for (size_t i = 0; i < submission->count; i++) {
+        for (size_t t = 0; t < WIRE_MAX_TENSORS; t++) {
+            if (submission->region[i][t]) {
+                submission->region[i][t]->users--;
+            }
+        }
+    }
+    (void)pthread_mutex_unlock(&client->mutex);
+    for (size_t i = 0; i < submission->count; i++) {
+        if (submission->plan[i]) {
+            plan_release(&client->plans, submission->plan[i]);
+        }
+    }
+}
+
+static void note_uses(const struct submission *submission, unsigned lane, uint64_t last)
+{
+    for (size_t i = 0; i < submission->count; i++) {
+        for (size_t t = 0; t < WIRE_MAX_TENSORS; t++) {
+            if (submission->region[i][t]) {
+                submission->region[i][t]->last_use[lane] = last;
+            }
+        }
+    }
+}
+
+/* Caller holds the mutex, so that the order of sequences is the order on the wire.
+ * ATTND_TIMED_OUT: the socket is full. */
+static enum attnd_status send_on(
+    struct attnd *client, struct submission *submission, unsigned lane, attnd_ticket *ticket)
+{
+    uint64_t sent = atomic_load(&client->lanes.lane[lane].sent);
+    struct wire_submit *submit = &submission->message.submit;
+    submit->lane = lane;
+    submit->first_sequence = (uint32_t)(sent + 1);
+    /* Before the message, so that the daemon never has to look twice: host tensors are complete. */
+    atomic_store_explicit(&client->page->lane[lane].ready, (uint32_t)(sent + submission->count),
+        memory_order_release);
+    enum attnd_status status = rpc_send(&client->rpc, &submission->message, 0);
+    if (status == ATTND_OK) {
+        uint64_t last = lane_advance(&client->lanes, lane, submission->count);
+        note_uses(submission, lane, last);
+        *ticket = submit_ticket(lane, last, submission->count);
+    }
+    return status;
+}
+
+/* Sleeps until there may be room on a lane. */
+static void wait_for_room(struct attnd *client, const void *stream)
+{
+    unsigned lane;
+    uint64_t sequence;
+    (void)pthread_mutex_lock(&client->mutex);
+    bool busy = lane_oldest(&client->lanes, stream, &lane, &sequence);
+    (void)pthread_mutex_unlock(&client->mutex);
+    if (busy) {
+        lane_sleep(&client->lanes, lane, sequence, RETRY_NS);
+    }
+}
+
+/* Blocks until it is sent or the daemon has gone. */
+static enum attnd_status send_submission(
+    struct attnd *client, void *stream, struct submission *submission, attnd_ticket *ticket)
+{
+    int64_t deadline = 0; /* counts while the socket is full */
+    for (;;) {
+        enum attnd_status status = loss_check(&client->loss);
+        if (status != ATTND_OK) {
+            return status;
+        }
+        unsigned lane;
+        (void)pthread_mutex_lock(&client->mutex);
+        bool room = lane_pick(&client->lanes, stream, submission->count, &lane);
+        status = room ? send_on(client, submission, lane, ticket) : ATTND_AGAIN;
+        (void)pthread_mutex_unlock(&client->mutex);
+        if (status == ATTND_AGAIN) {
+            wait_for_room(client, stream);
+            continue;
+        }
+        deadline = deadline ? deadline : clock_deadline(client->timeout_ns);
+        if (status != ATTND_TIMED_OUT || clock_left_ns(deadline, 1) == 0) {
+            return status;
+        }
+        struct timespec pause = clock_timespec(RETRY_NS);
+        (void)nanosleep(&pause, NULL);
+    }
+}
+
+/* All but the daemon's part, and nothing is sent if a tensor lies outside of every region: *outside.
+ * The sentences of an array name the request. */
+static enum attnd_status submit_inside(struct attnd *client, void *stream,
+    const struct attnd_request *requests, size_t count, bool array, bool *outside,
+    attnd_ticket *ticket)
+{
+    struct submission submission = {.message.kind = WIRE_SUBMIT, .count = count};
+    submission.message.submit.calls = (uint32_t)count;
+    enum attnd_status status = ATTND_OK;
+    for (size_t i = 0; i < count && status == ATTND_OK; i++) {
+        struct wire_error error;
+        char where[WHERE_BYTES] = "";
+        if (!prepare(client, &submission, i, &requests[i], &error)) {
+            if (array) {
+                (void)snprintf(where, sizeof where, "requests[%zu].", i);
+            }
+            status = error_of_request(where, &error);
+        }
+    }
+    *outside = submission.outside;
+    if (status == ATTND_OK && !submission.outside) {
+        status = send_submission(client, stream, &submission, ticket);
+    }
+    release(client, &submission);
+    return status;
+}
+
+static enum attnd_status submit(struct attnd *client, void *stream,
+    const struct attnd_request *requests, size_t count, bool array, attnd_ticket *ticket)
+{
+    bool outside;
+    attnd_ticket made;
+    enum attnd_status status = loss_check(&client->loss);
+    if (status == ATTND_OK) {
+        status = submit_inside(client, stream, requests, count, array, &outside, &made);
+    }
+    if (status == ATTND_OK && outside) {
+        status = staging_submit(client, stream, requests, count, &made);
+    }
+    if (status == ATTND_OK && ticket) {
+        *ticket = made;
+    }
+    return status;
+}
+
+static enum attnd_status check_array(
+    const struct attnd *client, const struct attnd_request *requests, size_t count)
+{
+    if (!requests) {
+        return error_set(ATTND_INVALID_ARGUMENT, "requests is NULL");
+    }
+    if (count < 1 || count > WIRE_MAX_CALLS) {
+        return error_set(
+            ATTND_INVALID_ARGUMENT, "count is %zu, not between 1 and %d", count, WIRE_MAX_CALLS);
+    }
+    if (count > client->session.limits.in_flight) {
+        return error_set(ATTND_RESOURCE_EXHAUSTED,
+            "count is %zu, and the daemon allows this client %u requests in flight", count,
+            (unsigned)client->session.limits.in_flight);
+    }
+    return ATTND_OK;
+}
+
+/* The array's members lie as far apart as the caller's header says. */
+static enum attnd_status read_array(
+    const struct attnd_request *requests, size_t count, struct attnd_request *read)
+{
+    const unsigned char *at = (const unsigned char *)requests;
+    size_t first;
+    memcpy(&first, at, sizeof first);
+    for (size_t i = 0; i < count; i++, at += first) {
+        size_t size;
+        char name[WHERE_BYTES];
+        struct wire_error error;
+        (void)snprintf(name, sizeof name, "requests[%zu]", i);
+        memcpy(&size, at, sizeof size);
+        if (size != first) {
+            return error_set(ATTND_INVALID_ARGUMENT, "%s.size is %zu, but that of requests[0] %zu",
+                name, size, first);
+        }
+        read[i] = (struct attnd_request){0};
+        if (!request_read_sized(name, &read[i], sizeof read[i], at, &error)) {
+            return error_of_wire(&error);
+        }
+    }
+    return ATTND_OK;
+}
+
+enum attnd_status submit_in_place(struct attnd *client, void *stream,
+    const struct attnd_request *requests, size_t count, attnd_ticket *ticket)
+{
+    bool outside;
+    enum attnd_status status =
+        submit_inside(client, stream, requests, count, false, &outside, ticket);
+    assert(status != ATTND_OK || !outside);
+    return status;
+}
+
+enum attnd_status attnd_submit(struct attnd *client, void *stream,
+    const struct attnd_request *requests, size_t count, attnd_ticket *ticket)
+{
+    struct attnd_request read[WIRE_MAX_CALLS];
+    enum attnd_status status = client_check(client);
+    if (status == ATTND_OK) {
+        status = check_array(client, requests, count);
+    }
+    if (status == ATTND_OK) {
+        status = read_array(requests, count, read);
+    }
+    return status == ATTND_OK ? submit(client, stream, read, count, true, ticket) : status;
+}
+
+enum attnd_status attnd_forward(struct attnd *client, void *stream, const DLTensor *q,
+    const DLTensor *k, const DLTensor *v, const DLTensor *out, const DLTensor *lse,
+    const struct attnd_options *options, attnd_ticket *ticket)
+{
+    const struct attnd_request request = {.size = sizeof request,
+        .direction = ATTND_FORWARD,
+        .options = options,
+        .q = q,
+        .k = k,
+        .v = v,
+        .out = out,
+        .lse = lse};
+    enum attnd_status status = client_check(client);
+    return status == ATTND_OK ? submit(client, stream, &request, 1, false, ticket) : status;
+}
+
+enum attnd_status attnd_backward(struct attnd *client, void *stream, const DLTensor *q,
+    const DLTensor *k, const DLTensor *v, const DLTensor *out, const DLTensor *lse,
+    const struct attnd_gradients *gradients, const struct attnd_options *options,
+    attnd_ticket *ticket)
+{
+    struct attnd_gradients read = {0};
+    struct wire_error error;
+    enum attnd_status status = client_check(client);
+    if (status != ATTND_OK) {
+        return status;
+    }
+    if (!gradients) {
+        return error_set(ATTND_INVALID_ARGUMENT, "gradients is NULL");
+    }
+    if (!request_read_sized("gradients", &read, sizeof read, gradients, &error)) {
+        return error_of_wire(&error);
+    }
+    const struct attnd_request request = {.size = sizeof request,
+        .direction = ATTND_BACKWARD,
+        .options = options,
+        .q = q,
+        .k = k,
+        .v = v,
+        .out = out,
+        .lse = lse,
+        .dout = read.dout,
+        .dlse = read.dlse,
+        .dq = read.dq,
+        .dk = read.dk,
+        .dv = read.dv};
+    return submit(client, stream, &request, 1, false, ticket);
+}
