@@ -29,9 +29,7 @@ void reference_destroy(struct reference *reference);
 /* The sum of weight * result over out (dout's values) and lse (dlse's, if given), in float64. */
 double reference_loss(const struct attn_problem *problem);
 
-/* Keys [*begin, *end) that query row of a sequence sees; empty if begin >= end. */
-void reference_visible(const struct attn_problem *problem, int64_t row, int64_t seqlen_q,
-    int64_t seqlen_k, int64_t *begin, int64_t *end);
-
-/* Whether dropout keeps score (row, key); lane is batch * heads_q + head. */
-bool reference_kept(const struct attn_problem *problem, int64_t row, int64_t key, uint32_t lane);
+/* d loss / d element number index of an input, by a central difference; writes the input and puts it
+ * back. */
+double reference_slope(
+    const struct attn_problem *problem, const struct tensor *input, int64_t index);

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "formula.h"
 #include "trial.h"
 
 static bool near(double a, double b)
@@ -153,7 +154,7 @@ Test(reference, mask_matches_hand_drawn_pictures)
         for (int64_t i = 0; i < cases[c].seqlen_q; i++) {
             int64_t begin = 0;
             int64_t end = 0;
-            reference_visible(&p, i, cases[c].seqlen_q, cases[c].seqlen_k, &begin, &end);
+            formula_visible(&p, i, cases[c].seqlen_q, cases[c].seqlen_k, &begin, &end);
             for (int64_t j = 0; j < cases[c].seqlen_k; j++) {
                 bool drawn = cases[c].picture[i * (cases[c].seqlen_k + 1) + j] == '#';
                 cr_expect(
@@ -214,9 +215,9 @@ Test(reference, dropout_numbers_are_philox_by_coordinate)
 
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
         struct attn_problem p = {.dropout_threshold = cases[c].value};
-        cr_expect(reference_kept(&p, cases[c].row, cases[c].key, 0), "case %zu", c);
+        cr_expect(formula_kept(&p, cases[c].row, cases[c].key, 0), "case %zu", c);
         p.dropout_threshold++;
-        cr_expect(!reference_kept(&p, cases[c].row, cases[c].key, 0), "case %zu", c);
+        cr_expect(!formula_kept(&p, cases[c].row, cases[c].key, 0), "case %zu", c);
     }
 }
 
@@ -266,27 +267,12 @@ Test(reference, packed_sequences_equal_separate_ones)
 
 /* -- finite differences --------------------------------------------------------------------- */
 
-/* d loss / d element by a central difference whose step fp32 has exactly enough of. */
-static double slope(const struct attn_problem *problem, const struct tensor *input, int64_t index)
-{
-    const double h = 0x1p-10;
-    double middle = tensor_get(input, index);
-    tensor_set(input, index, middle + h);
-    double high = tensor_get(input, index);
-    double above = reference_loss(problem);
-    tensor_set(input, index, middle - h);
-    double low = tensor_get(input, index);
-    double below = reference_loss(problem);
-    tensor_set(input, index, middle);
-    return (above - below) / (high - low);
-}
-
 static void check_gradient(const char *name, const struct attn_problem *problem,
     const struct reference *reference, enum tensor_id input_id, enum tensor_id gradient_id)
 {
     struct tensor input = tensor_of(problem, input_id);
     for (int64_t i = 0; i < reference->count[gradient_id]; i++) {
-        double expected = slope(problem, &input, i);
+        double expected = reference_slope(problem, &input, i);
         double gradient = reference->exact[gradient_id][i];
         cr_expect(fabs(gradient - expected) < 1e-4 * (1 + fabs(expected)), "%s, %s[%d]: %g not %g",
             name, tensor_name(gradient_id), (int)i, gradient, expected);

@@ -1,0 +1,419 @@
+#include "formula.h"
+
+#include <math.h>
+
+/* -- arithmetic ----------------------------------------------------------------------------- */
+
+/* A step of a sum or a function: fp32 in the low pass. */
+static double step(const struct formula *pass, double value)
+{
+    return pass->low ? (double)(float)value : value;
+}
+
+/* A result that goes to memory: the dtype in the low pass. */
+static double store(const struct formula *pass, double value)
+{
+    return pass->low ? dtype_round(pass->problem->dtype, (double)(float)value) : value;
+}
+
+/* y += a * x */
+static void axpy(const struct formula *pass, double *y, double a, const double *x, int64_t count)
+{
+    if (pass->low) {
+        for (int64_t i = 0; i < count; i++) {
+            y[i] = (double)(float)(y[i] + a * x[i]);
+        }
+    } else {
+        for (int64_t i = 0; i < count; i++) {
+            y[i] += a * x[i];
+        }
+    }
+}
+
+static void add_sizes(double *y, double a, const double *x, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        y[i] += a * fabs(x[i]);
+    }
+}
+
+static double *query_row(
+    const struct formula *pass, const double *tensor, int64_t row, int64_t columns)
+{
+    int64_t index = (pass->first_q + row) * pass->problem->heads_q + pass->head;
+    return (double *)(uintptr_t)(tensor + index * columns);
+}
+
+/* -- dropout -------------------------------------------------------------------------------- */
+
+static void philox(uint32_t counter[4], uint64_t seed)
+{
+    uint32_t key0 = (uint32_t)seed;
+    uint32_t key1 = (uint32_t)(seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        uint64_t even = UINT64_C(0xD2511F53) * counter[0];
+        uint64_t odd = UINT64_C(0xCD9E8D57) * counter[2];
+        counter[0] = (uint32_t)(odd >> 32) ^ counter[1] ^ key0;
+        counter[1] = (uint32_t)odd;
+        counter[2] = (uint32_t)(even >> 32) ^ counter[3] ^ key1;
+        counter[3] = (uint32_t)even;
+        key0 += 0x9E3779B9;
+        key1 += 0xBB67AE85;
+    }
+}
+
+/* What dropout multiplies score (row, key) with. */
+static double keep_factor(const struct formula *pass, int64_t row, int64_t key)
+{
+    const struct attn_problem *p = pass->problem;
+    if (p->dropout_threshold == 0) {
+        return 1;
+    }
+    uint32_t lane = (uint32_t)(pass->batch * p->heads_q + pass->head);
+    return formula_kept(p, row, key, lane) ? 65536.0 / (65536.0 - p->dropout_threshold) : 0;
+}
+
+/* -- forward -------------------------------------------------------------------------------- */
+
+static int64_t diagonal(const struct attn_problem *problem, int64_t seqlen_q, int64_t seqlen_k)
+{
+    return problem->alignment == ATTN_BOTTOM_RIGHT ? seqlen_k - seqlen_q : 0;
+}
+
+static int64_t bias_index(const struct formula *pass, int64_t row, int64_t key)
+{
+    struct tensor bias = tensor_of(pass->problem, TENSOR_BIAS);
+    const bool *one = pass->problem->bias_broadcast;
+    int64_t index = one[0] ? 0 : pass->batch;
+    index = index * bias.rows + (one[2] ? 0 : row);
+    index = index * bias.heads + (one[1] ? 0 : pass->head);
+    return index * bias.columns + (one[3] ? 0 : key);
+}
+
+static int64_t slope_index(const struct formula *pass)
+{
+    bool shared = pass->problem->slopes.batch_stride == 0;
+    return (shared ? 0 : pass->batch * pass->problem->heads_q) + pass->head;
+}
+
+static double position_distance(const struct formula *pass, int64_t row, int64_t key)
+{
+    int64_t middle = row + diagonal(pass->problem, pass->seqlen_q, pass->seqlen_k);
+    return fabs((double)(middle - key));
+}
+
+/* What is added to a score after softcap. */
+static double score_offset(const struct formula *pass, int64_t row, int64_t key)
+{
+    const struct attn_problem *p = pass->problem;
+    double sum = 0;
+    if (p->bias.data != NULL) {
+        struct tensor bias = tensor_of(p, TENSOR_BIAS);
+        sum += tensor_get(&bias, bias_index(pass, row, key));
+    }
+    if (p->slopes.data != NULL) {
+        struct tensor slopes = tensor_of(p, TENSOR_SLOPES);
+        sum -= tensor_get(&slopes, slope_index(pass)) * position_distance(pass, row, key);
+    }
+    return sum;
+}
+
+static void score_row(struct formula *pass, int64_t row, int64_t begin, int64_t end)
+{
+    const struct attn_problem *p = pass->problem;
+    const double *q = query_row(pass, pass->q, row, p->head_dim_qk);
+    double cap = (double)p->softcap;
+    for (int64_t key = begin; key < end; key++) {
+        pass->scores[key] = 0;
+        pass->slope_of_cap[key] = 1;
+    }
+    for (int64_t c = 0; c < p->head_dim_qk; c++) {
+        const double *column = pass->k_columns + c * pass->seqlen_k;
+        axpy(pass, pass->scores + begin, q[c], column + begin, end - begin);
+    }
+    for (int64_t key = begin; key < end; key++) {
+        double score = store(pass, pass->scores[key] * (double)p->scale);
+        if (cap > 0) {
+            double bent = step(pass, tanh(step(pass, score / cap)));
+            score = store(pass, cap * bent);
+            pass->slope_of_cap[key] = step(pass, 1 - bent * bent);
+        }
+        if (p->bias.data != NULL || p->slopes.data != NULL) {
+            score = store(pass, score + score_offset(pass, row, key));
+        }
+        pass->scores[key] = score;
+    }
+}
+
+/* Turns the row's scores into weights; returns its lse. */
+static double soften_row(struct formula *pass, int64_t begin, int64_t end)
+{
+    struct tensor sinks = tensor_of(pass->problem, TENSOR_SINKS);
+    bool sunk = sinks.view.data != NULL;
+    double sink = sunk ? tensor_get(&sinks, pass->head) : -INFINITY;
+    double max = sink;
+    for (int64_t key = begin; key < end; key++) {
+        max = pass->scores[key] > max ? pass->scores[key] : max;
+    }
+    if (max == -INFINITY) {
+        for (int64_t key = begin; key < end; key++) {
+            pass->weights[key] = 0;
+        }
+        return -INFINITY;
+    }
+    double sum = sunk ? step(pass, exp(step(pass, sink - max))) : 0;
+    for (int64_t key = begin; key < end; key++) {
+        pass->weights[key] = step(pass, exp(step(pass, pass->scores[key] - max)));
+        sum = step(pass, sum + pass->weights[key]);
+    }
+    for (int64_t key = begin; key < end; key++) {
+        pass->weights[key] = store(pass, pass->weights[key] / sum);
+    }
+    return step(pass, max + step(pass, log(sum)));
+}
+
+/*
+ * How far fp32 may move a score of the row: rounding grows with the sizes that cancel in the product
+ * of q and k, not with the score, and the exponential turns it into as large a relative error.
+ */
+static double score_noise(const struct formula *pass, int64_t row, int64_t begin, int64_t end)
+{
+    const struct attn_problem *p = pass->problem;
+    const double *q = query_row(pass, pass->q, row, p->head_dim_qk);
+    double size = fabs((double)p->scale) * formula_length(q, p->head_dim_qk) * pass->max_key;
+    for (int64_t key = begin; key < end; key++) {
+        double score = fabs(pass->scores[key]);
+        size = isfinite(score) && score > size ? score : size;
+    }
+    return FORMULA_UNIT32 * (size + 1);
+}
+
+static void forward_noise(
+    struct formula *pass, int64_t row, int64_t begin, int64_t end, double score_error)
+{
+    int64_t columns = pass->problem->head_dim_v;
+    const double *out = query_row(pass, pass->result[TENSOR_OUT], row, columns);
+    double *noise = query_row(pass, pass->noise[TENSOR_OUT], row, columns);
+    for (int64_t key = begin; key < end; key++) {
+        const double *v = formula_key_row(pass, pass->v, key, columns);
+        double weight = pass->dropped[key];
+        for (int64_t c = 0; c < columns && weight > 0; c++) {
+            noise[c] += weight * (score_error * fabs(v[c] - out[c]) + FORMULA_UNIT32 * fabs(v[c]));
+        }
+    }
+    double lse = *query_row(pass, pass->result[TENSOR_LSE], row, 1);
+    *query_row(pass, pass->noise[TENSOR_LSE], row, 1) =
+        isfinite(lse) ? score_error + FORMULA_UNIT32 * fabs(lse) : 0;
+}
+
+/* -- backward ------------------------------------------------------------------------------- */
+
+static double delta_of(const struct formula *pass, int64_t row)
+{
+    int64_t columns = pass->problem->head_dim_v;
+    const double *dout = query_row(pass, pass->dout, row, columns);
+    const double *out = query_row(pass, pass->result[TENSOR_OUT], row, columns);
+    double sum = 0;
+    for (int64_t c = 0; c < columns; c++) {
+        sum = step(pass, sum + dout[c] * out[c]);
+    }
+    return pass->dlse == NULL ? sum : step(pass, sum - *query_row(pass, pass->dlse, row, 1));
+}
+
+/* dout . v of every visible key */
+static void dp_row(struct formula *pass, int64_t row, int64_t begin, int64_t end)
+{
+    int64_t columns = pass->problem->head_dim_v;
+    const double *dout = query_row(pass, pass->dout, row, columns);
+    for (int64_t key = begin; key < end; key++) {
+        pass->dp[key] = 0;
+    }
+    for (int64_t c = 0; c < columns; c++) {
+        const double *column = pass->v_columns + c * pass->seqlen_k;
+        axpy(pass, pass->dp + begin, dout[c], column + begin, end - begin);
+    }
+    for (int64_t key = begin; key < end; key++) {
+        pass->dp[key] = store(pass, pass->dp[key]);
+    }
+}
+
+/* The gradients that are sums of ds itself. */
+static void add_score_gradient(struct formula *pass, int64_t row, int64_t key, double ds)
+{
+    double *dbias = pass->result[TENSOR_DBIAS];
+    double *dslopes = pass->result[TENSOR_DSLOPES];
+    if (dbias != NULL) {
+        int64_t index = bias_index(pass, row, key);
+        dbias[index] = step(pass, dbias[index] + ds);
+    }
+    if (dslopes != NULL) {
+        int64_t index = slope_index(pass);
+        double distance = position_distance(pass, row, key);
+        dslopes[index] = step(pass, dslopes[index] - distance * ds);
+    }
+}
+
+static void add_sink_gradient(struct formula *pass, int64_t row, double delta)
+{
+    double *dsinks = pass->result[TENSOR_DSINKS];
+    if (dsinks != NULL) {
+        struct tensor sinks = tensor_of(pass->problem, TENSOR_SINKS);
+        double lse = *query_row(pass, pass->result[TENSOR_LSE], row, 1);
+        double sink = tensor_get(&sinks, pass->head);
+        double weight = lse == -INFINITY ? 0 : step(pass, exp(step(pass, sink - lse)));
+        dsinks[pass->head] = step(pass, dsinks[pass->head] - weight * delta);
+    }
+}
+
+/*
+ * How far rounding may move delta: the sum itself, what the forward pass did to out, and out's
+ * rounding to the dtype, whose independent errors add up as squares.
+ */
+static double delta_noise(const struct formula *pass, int64_t row)
+{
+    int64_t columns = pass->problem->head_dim_v;
+    const double *dout = query_row(pass, pass->dout, row, columns);
+    const double *out = query_row(pass, pass->result[TENSOR_OUT], row, columns);
+    const double *out_noise = query_row(pass, pass->noise[TENSOR_OUT], row, columns);
+    double sum =
+        pass->dlse == NULL ? 0 : FORMULA_UNIT32 * fabs(*query_row(pass, pass->dlse, row, 1));
+    double squares = 0;
+    for (int64_t c = 0; c < columns; c++) {
+        double product = dout[c] * out[c];
+        sum += FORMULA_UNIT32 * fabs(product) + fabs(dout[c]) * out_noise[c];
+        squares += product * product;
+    }
+    return sum + dtype_unit(pass->problem->dtype) * sqrt(squares);
+}
+
+static void score_gradient_noise(struct formula *pass, int64_t row, int64_t key, double error)
+{
+    if (pass->noise[TENSOR_DBIAS] != NULL) {
+        pass->noise[TENSOR_DBIAS][bias_index(pass, row, key)] += error;
+    }
+    if (pass->noise[TENSOR_DSLOPES] != NULL) {
+        double distance = position_distance(pass, row, key);
+        pass->noise[TENSOR_DSLOPES][slope_index(pass)] += distance * error;
+    }
+}
+
+static void backward_noise(
+    struct formula *pass, int64_t row, int64_t begin, int64_t end, double delta)
+{
+    int64_t columns_qk = pass->problem->head_dim_qk;
+    int64_t columns_v = pass->problem->head_dim_v;
+    const double *q = query_row(pass, pass->q, row, columns_qk);
+    const double *dout = query_row(pass, pass->dout, row, columns_v);
+    double score_error = score_noise(pass, row, begin, end);
+    double dp_error = FORMULA_UNIT32 * formula_length(dout, columns_v) * pass->max_value;
+    double delta_error = delta_noise(pass, row);
+    for (int64_t key = begin; key < end; key++) {
+        double weight = pass->weights[key];
+        double keep = keep_factor(pass, row, key);
+        double ds = fabs(keep * pass->dp[key] - delta);
+        double error =
+            weight * (ds * (score_error + FORMULA_UNIT32) + keep * dp_error + delta_error);
+        score_gradient_noise(pass, row, key, error);
+        error *= pass->slope_of_cap[key];
+        add_sizes(query_row(pass, pass->noise[TENSOR_DQ], row, columns_qk), error,
+            formula_key_row(pass, pass->k, key, columns_qk), columns_qk);
+        add_sizes(
+            formula_key_row(pass, pass->noise[TENSOR_DK], key, columns_qk), error, q, columns_qk);
+        add_sizes(formula_key_row(pass, pass->noise[TENSOR_DV], key, columns_v),
+            pass->dropped[key] * (score_error + FORMULA_UNIT32), dout, columns_v);
+    }
+    if (pass->noise[TENSOR_DSINKS] != NULL) {
+        pass->noise[TENSOR_DSINKS][pass->head] +=
+            delta_error + fabs(delta) * (score_error + FORMULA_UNIT32);
+    }
+}
+
+/* -- public ------------------------------------------------------------------------------------ */
+
+bool formula_kept(const struct attn_problem *problem, int64_t row, int64_t key, uint32_t lane)
+{
+    uint32_t i = (uint32_t)row;
+    uint32_t j = (uint32_t)key;
+    uint32_t random[4] = {
+        (i >> 4) * 8 + (i & 7), (j >> 4) * 4 + ((j & 7) >> 1), lane, problem->dropout_offset};
+    philox(random, problem->dropout_seed);
+    uint32_t number = 4 * ((i >> 3) & 1) + 2 * ((j >> 3) & 1) + (j & 1);
+    uint32_t value = random[number / 2] >> (16 * (number % 2)) & 0xffff;
+    return value >= problem->dropout_threshold;
+}
+
+void formula_visible(const struct attn_problem *problem, int64_t row, int64_t seqlen_q,
+    int64_t seqlen_k, int64_t *begin, int64_t *end)
+{
+    const int64_t far = INT64_C(1) << 40; /* beyond any length, and sums stay in range */
+    int64_t middle = row + diagonal(problem, seqlen_q, seqlen_k);
+    int64_t left = problem->window_left;
+    int64_t right = problem->window_right;
+    int64_t first = left == ATTN_UNBOUNDED ? 0 : middle - (left < far ? left : far);
+    int64_t last = right == ATTN_UNBOUNDED ? seqlen_k - 1 : middle + (right < far ? right : far);
+    *begin = first > 0 ? first : 0;
+    *end = last < seqlen_k ? last + 1 : seqlen_k;
+}
+
+double formula_length(const double *x, int64_t count)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++) {
+        sum += x[i] * x[i];
+    }
+    return sqrt(sum);
+}
+
+double *formula_key_row(
+    const struct formula *pass, const double *tensor, int64_t key, int64_t columns)
+{
+    int64_t index = (pass->first_k + key) * pass->problem->heads_kv + pass->kv_head;
+    return (double *)(uintptr_t)(tensor + index * columns);
+}
+
+void formula_forward_row(struct formula *pass, int64_t row, int64_t begin, int64_t end)
+{
+    int64_t columns = pass->problem->head_dim_v;
+    double *out = query_row(pass, pass->result[TENSOR_OUT], row, columns);
+    score_row(pass, row, begin, end);
+    *query_row(pass, pass->result[TENSOR_LSE], row, 1) = soften_row(pass, begin, end);
+    for (int64_t key = begin; key < end; key++) {
+        pass->dropped[key] = store(pass, pass->weights[key] * keep_factor(pass, row, key));
+        axpy(pass, out, pass->dropped[key], formula_key_row(pass, pass->v, key, columns), columns);
+    }
+    for (int64_t c = 0; c < columns; c++) {
+        out[c] = store(pass, out[c]);
+    }
+    if (pass->noise != NULL) {
+        forward_noise(pass, row, begin, end, score_noise(pass, row, begin, end));
+    }
+}
+
+void formula_backward_row(struct formula *pass, int64_t row, int64_t begin, int64_t end)
+{
+    int64_t columns_qk = pass->problem->head_dim_qk;
+    int64_t columns_v = pass->problem->head_dim_v;
+    const double *q = query_row(pass, pass->q, row, columns_qk);
+    const double *dout = query_row(pass, pass->dout, row, columns_v);
+    double *dq = query_row(pass, pass->result[TENSOR_DQ], row, columns_qk);
+    double delta = delta_of(pass, row);
+    dp_row(pass, row, begin, end);
+    for (int64_t key = begin; key < end; key++) {
+        if (pass->weights[key] == 0) {
+            continue;
+        }
+        double *dk = formula_key_row(pass, pass->result[TENSOR_DK], key, columns_qk);
+        double *dv = formula_key_row(pass, pass->result[TENSOR_DV], key, columns_v);
+        double keep = keep_factor(pass, row, key);
+        double ds = store(pass, pass->weights[key] * (keep * pass->dp[key] - delta));
+        add_score_gradient(pass, row, key, ds);
+        ds = store(pass, ds * pass->slope_of_cap[key]);
+        axpy(pass, dv, pass->dropped[key], dout, columns_v);
+        axpy(pass, dq, ds, formula_key_row(pass, pass->k, key, columns_qk), columns_qk);
+        axpy(pass, dk, ds, q, columns_qk);
+    }
+    add_sink_gradient(pass, row, delta);
+    if (pass->noise != NULL) {
+        backward_noise(pass, row, begin, end, delta);
+    }
+}

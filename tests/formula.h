@@ -1,0 +1,64 @@
+/*
+ * The formulas of attention for one query row, forward and backward, in either of two arithmetics.
+ *
+ * Part of the reference: reference.c walks over sequences, heads and rows. Also says how far rounding
+ * in fp32 alone may move each result. No memory of its own; any thread.
+ */
+#pragma once
+
+#include "tensor.h"
+
+/* One sequence and one query head of a problem, in one of the two arithmetics. */
+struct formula {
+    const struct attn_problem *problem;
+    double **result; /* by tensor_id, as in struct reference */
+    double **noise;  /* NULL in the low pass */
+    bool low;
+    bool backward;
+
+    int64_t batch;
+    int64_t head;
+    int64_t kv_head;
+    int64_t first_q; /* rows before this sequence, in the order of tensor_at() */
+    int64_t first_k;
+    int64_t seqlen_q;
+    int64_t seqlen_k;
+    double max_key; /* the longest key vector */
+    double max_value;
+
+    const double *q; /* the problem's inputs, compact, NULL if absent */
+    const double *k;
+    const double *v;
+    const double *dout;
+    const double *dlse;
+    double *k_columns; /* this head's k and v, transposed */
+    double *v_columns;
+
+    double *scores; /* one row, indexed by key */
+    double *weights;
+    double *dropped;
+    double *slope_of_cap;
+    double *dp;
+};
+
+/* Half the distance of 1 to the next fp32 number. */
+#define FORMULA_UNIT32 0x1p-24
+
+/* Keys [*begin, *end) that query row of a sequence sees; empty if begin >= end. */
+void formula_visible(const struct attn_problem *problem, int64_t row, int64_t seqlen_q,
+    int64_t seqlen_k, int64_t *begin, int64_t *end);
+
+/* Whether dropout keeps score (row, key); lane is batch * heads_q + head. */
+bool formula_kept(const struct attn_problem *problem, int64_t row, int64_t key, uint32_t lane);
+
+double formula_length(const double *x, int64_t count);
+
+/* Row key of the pass's sequence and head in a compact tensor. */
+double *formula_key_row(
+    const struct formula *pass, const double *tensor, int64_t key, int64_t columns);
+
+/* Writes the row's out and lse; scores and weights stay in the pass for backward. */
+void formula_forward_row(struct formula *pass, int64_t row, int64_t begin, int64_t end);
+
+/* Adds the row's part of every gradient; dq and dk still lack the factor scale. */
+void formula_backward_row(struct formula *pass, int64_t row, int64_t begin, int64_t end);

@@ -1,0 +1,278 @@
+/*
+ * The borders of what a problem may be: nothing to do, nobody to see, memory far away.
+ */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <sys/mman.h>
+
+#include "bar.h"
+#include "executor.h"
+#include "trial.h"
+
+static const enum attn_dtype dtypes[] = {ATTN_FP16, ATTN_BF16, ATTN_FP32};
+
+static void expect_bar(const char *name, const struct reference *reference,
+    const struct attn_problem *problem, enum tensor_id id)
+{
+    struct bar bar = bar_tensor(reference, problem, id);
+    cr_expect(bar.ratio <= 1, "%s: %s off by %g at %d, allowed %g", name, tensor_name(id),
+        bar.error, (int)bar.worst, bar.limit);
+}
+
+/* Both directions, judged by the bar and by what was written. */
+static void solve(const char *name, struct trial *trial, unsigned workers)
+{
+    struct attn_problem forward = trial_forward(trial);
+    struct executor executor;
+    executor_init(&executor, attn_family_find("cpu"), workers);
+    struct reference *reference = reference_create(ATTN_BACKWARD, &trial->problem);
+    cr_expect(executor_solve(&executor, ATTN_FORWARD, &forward, 1, 0) == 0, "%s", name);
+    cr_expect(trial_intact(trial, trial_forward_outputs), "%s: forward wrote elsewhere", name);
+    trial_snapshot(trial);
+    cr_expect(executor_solve(&executor, ATTN_BACKWARD, &trial->problem, 1, 0) == 0, "%s", name);
+    cr_expect(trial_intact(trial, trial_backward_outputs), "%s: backward wrote elsewhere", name);
+    for (enum tensor_id id = TENSOR_OUT; id <= TENSOR_DV; id++) {
+        expect_bar(name, reference, &trial->problem, id);
+    }
+    reference_destroy(reference);
+    executor_finish(&executor);
+}
+
+static void expect_value(
+    const char *name, const struct attn_problem *problem, enum tensor_id id, double value)
+{
+    struct tensor tensor = tensor_of(problem, id);
+    for (int64_t i = 0; i < tensor_elements(&tensor); i++) {
+        double ours = tensor_get(&tensor, i);
+        if (ours != value) {
+            cr_expect(
+                false, "%s: %s[%d] is %g, not %g", name, tensor_name(id), (int)i, ours, value);
+            return;
+        }
+    }
+}
+
+static void expect_nothing(const char *name, const struct attn_problem *problem)
+{
+    expect_value(name, problem, TENSOR_OUT, 0);
+    expect_value(name, problem, TENSOR_LSE, -INFINITY);
+    expect_value(name, problem, TENSOR_DQ, 0);
+    expect_value(name, problem, TENSOR_DK, 0);
+    expect_value(name, problem, TENSOR_DV, 0);
+}
+
+static struct trial_spec usual_spec(enum attn_dtype dtype)
+{
+    struct trial_spec spec = trial_spec_default();
+    spec.dtype = dtype;
+    spec.batch = 2;
+    spec.heads_q = 4;
+    spec.heads_kv = 2;
+    spec.head_dim_qk = 24;
+    spec.head_dim_v = 40;
+    spec.seqlen_q = 70;
+    spec.seqlen_k = 50;
+    spec.scale = 0.2F;
+    spec.dlse = true;
+    return spec;
+}
+
+Test(kernels_edges, no_rows_no_keys_no_batch)
+{
+    static const struct {
+        const char *name;
+        int32_t batch;
+        int64_t seqlen_q;
+        int64_t seqlen_k;
+    } cases[] = {{"no batch", 0, 70, 50}, {"no rows", 2, 0, 50}, {"no keys", 2, 70, 0},
+        {"neither rows nor keys", 2, 0, 0}, {"nothing at all", 0, 0, 0}};
+
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        for (size_t d = 0; d < 3; d++) {
+            struct trial_spec spec = usual_spec(dtypes[d]);
+            spec.batch = cases[c].batch;
+            spec.seqlen_q = cases[c].seqlen_q;
+            spec.seqlen_k = cases[c].seqlen_k;
+            spec.window_right = d == 1 ? 0 : ATTN_UNBOUNDED;
+            struct trial trial;
+            trial_init(&trial, &spec);
+            solve(cases[c].name, &trial, 2);
+            expect_nothing(cases[c].name, &trial.problem);
+            trial_finish(&trial);
+        }
+    }
+}
+
+/* Rows that see no key, at the start, at the end, or all of them. */
+Test(kernels_edges, rows_without_keys_are_exactly_zero)
+{
+    static const struct {
+        const char *name;
+        int64_t seqlen_q;
+        int64_t seqlen_k;
+        int64_t left;
+        int64_t right;
+        enum attn_alignment alignment;
+        int64_t first_empty;
+        int64_t last_empty;
+    } cases[] = {
+        {"more rows than keys, causal", 70, 50, -1, 0, ATTN_BOTTOM_RIGHT, 0, 19},
+        {"many more rows than keys", 300, 3, -1, 0, ATTN_BOTTOM_RIGHT, 0, 296},
+        {"diagonal leaves the keys", 150, 20, 0, 0, ATTN_TOP_LEFT, 20, 149},
+        {"left window leaves the keys", 150, 20, 5, -1, ATTN_TOP_LEFT, 25, 149},
+        {"one row, one key", 2, 1, -1, 0, ATTN_BOTTOM_RIGHT, 0, 0},
+    };
+
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        for (size_t d = 0; d < 3; d++) {
+            struct trial_spec spec = usual_spec(dtypes[d]);
+            spec.seqlen_q = cases[c].seqlen_q;
+            spec.seqlen_k = cases[c].seqlen_k;
+            spec.window_left = cases[c].left;
+            spec.window_right = cases[c].right;
+            spec.alignment = cases[c].alignment;
+            struct trial trial;
+            trial_init(&trial, &spec);
+            solve(cases[c].name, &trial, 3);
+            struct attn_problem empty = trial.problem;
+            empty.seqlen_q = cases[c].last_empty - cases[c].first_empty + 1;
+            empty.seqlen_k = 0;
+            size_t element = dtype_bytes(spec.dtype);
+            size_t row = (size_t)cases[c].first_empty;
+            empty.out.data = (char *)empty.out.data + row * (size_t)empty.out.row_stride * element;
+            empty.dq.data = (char *)empty.dq.data + row * (size_t)empty.dq.row_stride * element;
+            empty.lse.data = (char *)empty.lse.data + row * (size_t)empty.lse.row_stride * 4;
+            expect_nothing(cases[c].name, &empty);
+            trial_finish(&trial);
+        }
+    }
+}
+
+/* A row attends to a key only if it sees it: what lies behind the mask may be anything. */
+Test(kernels_edges, keys_that_nobody_sees_get_zero_gradients)
+{
+    for (size_t d = 0; d < 3; d++) {
+        struct trial_spec spec = usual_spec(dtypes[d]);
+        spec.seqlen_q = 30;
+        spec.seqlen_k = 200;
+        spec.alignment = ATTN_TOP_LEFT;
+        spec.window_right = 0;
+        struct trial trial;
+        trial_init(&trial, &spec);
+        solve("top-left causal", &trial, 2);
+        struct attn_problem unseen = trial.problem;
+        unseen.seqlen_q = 0;
+        unseen.seqlen_k = 170;
+        size_t element = dtype_bytes(spec.dtype);
+        unseen.dk.data = (char *)unseen.dk.data + 30 * (size_t)unseen.dk.row_stride * element;
+        unseen.dv.data = (char *)unseen.dv.data + 30 * (size_t)unseen.dv.row_stride * element;
+        expect_nothing("unseen keys", &unseen);
+        trial_finish(&trial);
+    }
+}
+
+Test(kernels_edges, extreme_logits_and_scales)
+{
+    static const struct {
+        const char *name;
+        float scale;
+        double query_size;
+        enum trial_values values;
+    } cases[] = {
+        {"scale 0", 0, 1, TRIAL_NORMAL},
+        {"negative scale", -0.3F, 1, TRIAL_NORMAL},
+        {"logits of thousands", 1, 300, TRIAL_NORMAL},
+        {"logits of millionths", 1e-6F, 1, TRIAL_NORMAL},
+        {"equal keys", 1, 20, TRIAL_EQUAL_KEYS},
+        {"zero keys", 1, 1, TRIAL_ZERO_KEYS},
+    };
+
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        for (size_t d = 0; d < 3; d++) {
+            struct trial_spec spec = usual_spec(dtypes[d]);
+            spec.scale = cases[c].scale;
+            spec.query_size = cases[c].query_size;
+            spec.values = cases[c].values;
+            struct trial trial;
+            trial_init(&trial, &spec);
+            solve(cases[c].name, &trial, 2);
+            trial_finish(&trial);
+        }
+    }
+}
+
+/* -- memory far away ------------------------------------------------------------------------ */
+
+static const size_t far_bytes = (size_t)1 << 36;
+
+static const enum tensor_id far_tensors[] = {TENSOR_Q, TENSOR_K, TENSOR_V, TENSOR_OUT, TENSOR_LSE,
+    TENSOR_DOUT, TENSOR_DQ, TENSOR_DK, TENSOR_DV};
+
+/* The trial's tensors again, with strides of more than 2^31 elements in the dimension chosen. */
+static struct attn_problem far_problem(const struct trial *trial, char *map, int dimension)
+{
+    struct attn_problem problem = trial->problem;
+    const int64_t stride = (INT64_C(1) << 31) + 12345;
+    for (size_t t = 0; t < sizeof far_tensors / sizeof far_tensors[0]; t++) {
+        struct attn_view *view = tensor_view(&problem, far_tensors[t]);
+        struct tensor near = tensor_of(&trial->problem, far_tensors[t]);
+        struct tensor far = near;
+        far.view.data = map + t * 65536;
+        far.view.batch_stride = dimension == 0 ? stride : near.rows * near.heads * near.columns;
+        far.view.row_stride = dimension == 1 ? stride : near.heads * near.columns;
+        far.view.head_stride = dimension == 2 ? stride : near.columns;
+        for (int64_t i = 0; i < tensor_elements(&near); i++) {
+            tensor_set(&far, i, far_tensors[t] >= TENSOR_OUT ? NAN : tensor_get(&near, i));
+        }
+        *view = far.view;
+    }
+    return problem;
+}
+
+static void expect_same_values(
+    const char *name, const struct attn_problem *near, const struct attn_problem *far)
+{
+    for (enum tensor_id id = TENSOR_OUT; id <= TENSOR_DV; id++) {
+        struct tensor a = tensor_of(near, id);
+        struct tensor b = tensor_of(far, id);
+        int64_t wrong = 0;
+        for (int64_t i = 0; i < tensor_elements(&a); i++) {
+            wrong += tensor_get(&a, i) == tensor_get(&b, i) ? 0 : 1;
+        }
+        cr_expect(wrong == 0, "%s: %d elements of %s differ", name, (int)wrong, tensor_name(id));
+    }
+}
+
+Test(kernels_edges, strides_beyond_31_bits)
+{
+    static const char *const names[] = {"batches", "rows", "heads"};
+    char *map = mmap(NULL, far_bytes, PROT_READ | PROT_WRITE,
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (map == MAP_FAILED) {
+        cr_skip_test("no 64 GiB of addresses here");
+    }
+    struct trial_spec spec = usual_spec(ATTN_FP32);
+    spec.batch = 3;
+    spec.heads_kv = 1;
+    spec.heads_q = 3;
+    spec.seqlen_q = 3;
+    spec.seqlen_k = 3;
+    spec.dlse = false;
+    for (int dimension = 0; dimension < 3; dimension++) {
+        struct trial trial;
+        trial_init(&trial, &spec);
+        solve(names[dimension], &trial, 1);
+        struct attn_problem backward = far_problem(&trial, map, dimension);
+        struct trial far = {.problem = backward};
+        struct attn_problem forward = trial_forward(&far);
+        struct executor executor;
+        executor_init(&executor, attn_family_find("cpu"), 1);
+        cr_expect(executor_solve(&executor, ATTN_FORWARD, &forward, 1, 0) == 0);
+        cr_expect(executor_solve(&executor, ATTN_BACKWARD, &backward, 1, 0) == 0);
+        expect_same_values(names[dimension], &trial.problem, &backward);
+        executor_finish(&executor);
+        trial_finish(&trial);
+        madvise(map, far_bytes, MADV_DONTNEED);
+    }
+    munmap(map, far_bytes);
+}
