@@ -1,6 +1,7 @@
 #include "share.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stddef.h>
 
 /* Credit beyond this many quanta is lost: who could not be served for long, for instance for lack of
@@ -30,27 +31,59 @@ static void limit(struct share *share, double most)
     }
 }
 
-static void grant(struct share *share, double quantum)
+/* Behind those that are owed as much or more. */
+static void insert(struct list *list, struct share *share)
 {
-    share->deficit += quantum;
-    share->grants++;
-    if (share->parent->most_grants < share->grants) {
-        share->parent->most_grants = share->grants;
+    struct list_node *at = list->head.prev;
+    while (at != &list->head && share_of(at)->deficit < share->deficit) {
+        at = at->prev;
     }
-    move(share, &share->parent->waiting);
+    share->node.prev = at;
+    share->node.next = at->next;
+    at->next->prev = &share->node;
+    at->next = &share->node;
 }
 
-/* One child's end of a round: quanta of the rounds that it missed with work at hand. */
-static void settle_child(struct share *child, double quantum)
+/* As many rounds at once as it takes until a waiting child may be served. */
+static void new_round(struct share *parent, double quantum)
 {
-    if (child->has_more) {
-        child->deficit += (child->parent->most_grants - child->grants) * quantum;
+    double most = share_of(list_first(&parent->waiting))->deficit;
+    list_for_each(at, &parent->waiting) {
+        most = fmax(most, share_of(at)->deficit);
     }
-    limit(child, MAX_QUANTA * quantum);
-    share_settle(child, quantum);
-    child->served = false;
-    child->has_more = false;
-    child->grants = 0;
+    double grant = ceil(-most / quantum) * quantum;
+    list_for_each(at, &parent->waiting) {
+        share_of(at)->deficit += grant;
+    }
+    list_for_each(at, &parent->passed) {
+        share_of(at)->deficit += share_of(at)->has_more ? grant : 0;
+    }
+}
+
+/*
+ * The child to serve next. Only the first may be out of place, having just become negative: all
+ * others that are negative come after those that are not.
+ */
+static struct share *next_child(struct share *parent, double quantum)
+{
+    struct share *first = share_of(list_first(&parent->waiting));
+    if (first->deficit >= 0) {
+        return first;
+    }
+    move(first, &parent->waiting);
+    if (share_of(list_first(&parent->waiting))->deficit < 0) {
+        struct list order;
+        new_round(parent, quantum);
+        list_init(&order);
+        list_for_each(at, &parent->waiting) {
+            move(share_of(at), &order);
+        }
+        list_for_each(at, &order) {
+            list_remove(at);
+            insert(&parent->waiting, share_of(at));
+        }
+    }
+    return share_of(list_first(&parent->waiting));
 }
 
 void share_init(struct share *share, struct share *parent)
@@ -63,7 +96,7 @@ void share_init(struct share *share, struct share *parent)
 void share_attach(struct share *leaf)
 {
     for (struct share *at = leaf; at->parent != NULL && !at->attached; at = at->parent) {
-        list_append(&at->parent->waiting, &at->node);
+        insert(&at->parent->waiting, at);
         at->attached = true;
     }
 }
@@ -86,14 +119,11 @@ struct share *share_next(struct share *root, double quantum)
         if (childless(at)) {
             return at;
         }
-        struct list_node *first = list_first(&at->waiting);
-        if (first == NULL) {
+        if (list_empty(&at->waiting)) {
             share_pass(at);
             at = at->parent;
-        } else if (share_of(first)->deficit < 0) {
-            grant(share_of(first), quantum);
         } else {
-            at = share_of(first);
+            at = next_child(at, quantum);
         }
     }
     return NULL;
@@ -113,7 +143,8 @@ void share_pass(struct share *share)
     share->parent->has_more |= share->has_more;
 }
 
-/* Those not served come first, each part in its old order. */
+/* Those who are owed most come first, as they will choose whom others may join; among equals those not
+ * served this time, in their old order. */
 void share_settle(struct share *root, double quantum)
 {
     struct list order[2];
@@ -124,13 +155,16 @@ void share_settle(struct share *root, double quantum)
         list_for_each(at, from[i]) {
             struct share *child = share_of(at);
             move(child, &order[child->served]);
-            settle_child(child, quantum);
+            limit(child, MAX_QUANTA * quantum);
+            share_settle(child, quantum);
         }
     }
     for (size_t i = 0; i < 2; i++) {
         list_for_each(at, &order[i]) {
-            move(share_of(at), &root->waiting);
+            list_remove(at);
+            insert(&root->waiting, share_of(at));
         }
     }
-    root->most_grants = 0;
+    root->served = false;
+    root->has_more = false;
 }
