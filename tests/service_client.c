@@ -23,6 +23,7 @@
 #define MOST_CASES 6 /* of a submission */
 #define PENDING 5    /* submissions at a time */
 #define STREAMS 4
+#define REFUSAL_TRIES 2000
 #define WAIT_NS INT64_C(60000000000)
 
 struct submission {
@@ -39,7 +40,9 @@ struct client {
     uint64_t seed;
     uint64_t requests;
     int64_t largest; /* sequence length */
-    bool may_stage;  /* such submissions end before the call returns */
+    /* One in so many submissions lies in memory that the library does not know: 0: none. Such a
+     * submission has ended when the call returns. */
+    int64_t staged_one_in;
 };
 
 static void fail(const struct client *client, const char *what)
@@ -70,7 +73,8 @@ static void draw_submission(struct client *client, struct submission *submission
         case_draw(&submission->drawn[i], &client->rng, client->largest);
         bytes += submission->drawn[i].bytes;
     }
-    submission->staged = client->may_stage && rng_one_in(&client->rng, 6);
+    submission->staged =
+        client->staged_one_in != 0 && rng_one_in(&client->rng, client->staged_one_in);
     void *memory = NULL;
     if (submission->staged) {
         memory = aligned_alloc(64, bytes);
@@ -170,6 +174,27 @@ static void spoil(struct client *client, uint64_t count)
     }
 }
 
+/* SIGTERM may come later than this; until then requests are taken and must be computed. */
+static void require_refusal(struct client *client)
+{
+    static struct submission late;
+    client->staged_one_in = 1; /* attnd_alloc() may be refused just as well */
+    for (int tries = 0; tries < REFUSAL_TRIES; tries++) {
+        draw_submission(client, &late);
+        enum attnd_status status = submit(client, &late);
+        if (status == ATTND_OK) {
+            status = attnd_wait(client->attnd, late.ticket, WAIT_NS);
+        }
+        if (status == ATTND_DRAINING || status == ATTND_DISCONNECTED) {
+            release(client, &late);
+            return;
+        }
+        require(client, status, "a request before SIGTERM");
+        check(client, &late);
+    }
+    fail(client, "requests are still taken");
+}
+
 static void drain(struct client *client, uint64_t count)
 {
     struct submission *submissions = calloc(count, sizeof *submissions);
@@ -190,18 +215,7 @@ static void drain(struct client *client, uint64_t count)
     for (uint64_t i = 0; i < count; i++) {
         check(client, &submissions[i]);
     }
-    struct submission late;
-    struct service_case *drawn = &late.drawn[0];
-    late.cases = 1;
-    case_draw(drawn, &client->rng, client->largest);
-    uint8_t *memory = aligned_alloc(64, drawn->bytes);
-    case_place(drawn, &client->rng, memory);
-    enum attnd_status status = submit(client, &late);
-    if (status != ATTND_DRAINING && status != ATTND_DISCONNECTED) {
-        fail(client, "a request was taken after SIGTERM");
-    }
-    case_finish(drawn);
-    free(memory);
+    require_refusal(client);
     free(submissions);
 }
 
@@ -213,7 +227,7 @@ int main(int argc, char **argv)
     }
     const char *mode = argv[2];
     uint64_t count = strtoull(argv[4], NULL, 10);
-    struct client client = {.seed = strtoull(argv[3], NULL, 10), .largest = 40, .may_stage = true};
+    struct client client = {.seed = strtoull(argv[3], NULL, 10), .largest = 40, .staged_one_in = 6};
     client.rng.state = client.seed;
     struct attnd_open_options options = {
         .size = sizeof options, .address = argv[1], .name = "service_client"};
@@ -228,7 +242,7 @@ int main(int argc, char **argv)
         check_counters(&client);
     } else if (strcmp(mode, "drain") == 0) {
         client.largest = 200;
-        client.may_stage = false;
+        client.staged_one_in = 0;
         drain(&client, count);
     } else {
         (void)fprintf(stderr, "service_client: no mode %s\n", mode);

@@ -16,8 +16,8 @@
 #include "service_process.h"
 
 #define CLIENTS 8
-#define SUBMISSIONS 40 /* of each */
-#define LONG_MS 300000 /* for a client's whole life, also under sanitizers */
+#define SUBMISSIONS 150 /* of each */
+#define LONG_MS 300000  /* for a client's whole life, also under sanitizers */
 #define LINE_MS 60000
 
 static struct daemon start_daemon(const char *const *arguments)
