@@ -148,10 +148,14 @@ static bool check_text(const struct demo *demo)
 static bool hold_signals(struct demo *demo)
 {
     sigset_t set;
+    struct sigaction hang_up;
     sigemptyset(&set);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGHUP);
+    sigaction(SIGHUP, NULL, &hang_up);
+    if (hang_up.sa_handler != SIG_IGN) { /* under nohup it stays ignored */
+        sigaddset(&set, SIGHUP);
+    }
     sigaddset(&set, SIGCHLD);
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE,

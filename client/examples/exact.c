@@ -194,13 +194,9 @@ static void on_request(void *context, bool backward, size_t layer)
     }
     bool check = exact->seen == exact->drawn;
     exact->seen = (exact->seen + 1) % exact->every;
-    if (!check) {
-        return;
+    if (check) {
+        exact_check(exact, backward, layer);
     }
-    const struct attention_layer *at = attention_get_layer(exact->attention, layer);
-    bool good = backward ? check_backward(exact, at) : check_forward(exact, at);
-    exact->summary.checked++;
-    exact->summary.failed += good ? 0 : 1;
 }
 
 static bool allocate(struct exact *exact, const struct attention_shape *shape)
@@ -252,6 +248,15 @@ void exact_destroy(struct exact *exact)
     free(exact->single);
     free(exact->twice);
     free(exact);
+}
+
+bool exact_check(struct exact *exact, bool backward, size_t layer)
+{
+    const struct attention_layer *at = attention_get_layer(exact->attention, layer);
+    bool good = backward ? check_backward(exact, at) : check_forward(exact, at);
+    exact->summary.checked++;
+    exact->summary.failed += good ? 0 : 1;
+    return good;
 }
 
 struct exact_summary exact_summarize(const struct exact *exact)

@@ -11,6 +11,7 @@
 #include "rng.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct exact_summary {
@@ -25,6 +26,10 @@ struct exact;
 /* NULL: no memory. Then it is attention's watcher; attention outlives it, with its last call before. */
 struct exact *exact_create(struct attention *attention, uint64_t every, uint64_t seed);
 void exact_destroy(struct exact *exact); /* accepts NULL */
+
+/* Checks the request that the layer ran last, whether drawn or not. Its inputs and outputs are still
+ * in attention's buffers, and the caller has not changed them. */
+bool exact_check(struct exact *exact, bool backward, size_t layer);
 
 struct exact_summary exact_summarize(const struct exact *exact);
 
