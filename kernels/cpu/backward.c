@@ -41,10 +41,10 @@ static void panel_gradients(const struct tile_work *work, const struct simd_scor
     size_t width_v = simd_pad((size_t)work->problem->head_dim_v);
     size_t rows = simd_pad(scores->rows);
 
-    simd->multiply(
-        scratch->products, scratch->walk_a, scratch->lanes_a + lane * width_qk, rows, width_qk);
-    simd->multiply(
-        scratch->gradients, scratch->walk_b, scratch->lanes_b + lane * width_v, rows, width_v);
+    simd->multiply(scratch->products, scratch->walk_a + scores->first * width_qk,
+        scratch->lanes_a + lane * width_qk, rows, width_qk);
+    simd->multiply(scratch->gradients, scratch->walk_b + scores->first * width_v,
+        scratch->lanes_b + lane * width_v, rows, width_v);
     simd->gradient(scores, stats, scratch->products, scratch->gradients);
 }
 
@@ -111,15 +111,16 @@ static void keys_walk_head(
         queries = next_block(queries, query, span.end);
         load_walk(work, &problem->q, &problem->dout, &queries);
         for (size_t lane = 0; lane < keys->rows; lane += SIMD_PANEL) {
-            if (!tile_scores(band, keys->first + (int64_t)lane, query, queries.rows, problem->scale,
-                    &scores)) {
+            if (!tile_scores(
+                    band, keys->first + (int64_t)lane, &queries, problem->scale, &scores)) {
                 continue;
             }
             panel_gradients(work, &scores, &stats, lane);
-            work->simd->accumulate(scratch->sums_a + lane * width_qk, NULL, scratch->walk_a,
-                scratch->gradients, queries.rows, width_qk);
-            work->simd->accumulate(scratch->sums_b + lane * width_v, NULL, scratch->walk_b,
-                scratch->products, queries.rows, width_v);
+            work->simd->accumulate(scratch->sums_a + lane * width_qk, NULL,
+                scratch->walk_a + scores.first * width_qk, scratch->gradients, scores.rows,
+                width_qk);
+            work->simd->accumulate(scratch->sums_b + lane * width_v, NULL,
+                scratch->walk_b + scores.first * width_v, scratch->products, scores.rows, width_v);
         }
     }
 }
@@ -142,13 +143,13 @@ static void queries_walk(const struct tile_work *work, const struct tile_place *
         for (size_t lane = 0; lane < queries->rows; lane += SIMD_PANEL) {
             struct simd_stats stats = {
                 .lse = scratch->lse + lane, .delta = scratch->delta + lane, .of_rows = false};
-            if (!tile_scores(band, queries->first + (int64_t)lane, key, keys.rows, problem->scale,
-                    &scores)) {
+            if (!tile_scores(
+                    band, queries->first + (int64_t)lane, &keys, problem->scale, &scores)) {
                 continue;
             }
             panel_gradients(work, &scores, &stats, lane);
-            work->simd->accumulate(scratch->sums_a + lane * width, NULL, scratch->walk_a,
-                scratch->gradients, keys.rows, width);
+            work->simd->accumulate(scratch->sums_a + lane * width, NULL,
+                scratch->walk_a + scores.first * width, scratch->gradients, scores.rows, width);
         }
     }
 }
@@ -204,7 +205,8 @@ void backward_stats_run(const struct tile_work *work, uint64_t tile)
 {
     const struct attn_problem *problem = work->problem;
     struct tile_scratch *scratch = work->scratch;
-    struct tile_place queries = tile_place(tile, problem->heads_q, problem->seqlen_q);
+    struct tile_place queries =
+        tile_place(tile, problem->heads_q, problem->seqlen_q, TILE_LAST_FIRST);
     struct simd_matrix out =
         tile_matrix(problem, &problem->out, &queries, (size_t)problem->head_dim_v);
     struct simd_matrix dout =
@@ -229,7 +231,8 @@ void backward_keys_run(const struct tile_work *work, uint64_t tile)
 {
     const struct attn_problem *problem = work->problem;
     struct tile_scratch *scratch = work->scratch;
-    struct tile_place keys = tile_place(tile, problem->heads_kv, problem->seqlen_k);
+    struct tile_place keys =
+        tile_place(tile, problem->heads_kv, problem->seqlen_k, TILE_FIRST_FIRST);
     int32_t group = problem->heads_q / problem->heads_kv;
     int32_t first = (int32_t)keys.head * group;
 
@@ -251,7 +254,8 @@ uint64_t backward_queries_tiles(const struct attn_problem *problem)
 void backward_queries_run(const struct tile_work *work, uint64_t tile)
 {
     const struct attn_problem *problem = work->problem;
-    struct tile_place queries = tile_place(tile, problem->heads_q, problem->seqlen_q);
+    struct tile_place queries =
+        tile_place(tile, problem->heads_q, problem->seqlen_q, TILE_LAST_FIRST);
 
     load_lanes(work, &problem->q, &problem->dout, &queries);
     load_stats(work, &queries);

@@ -5,7 +5,7 @@
 
 /* Takes the keys of one packed block into the sums of all panels. */
 static void walk_block(const struct tile_work *work, const struct tile_place *queries,
-    struct tile_band band, int64_t key, size_t keys)
+    const struct tile_place *keys, struct tile_band band)
 {
     const struct simd *simd = work->simd;
     struct tile_scratch *scratch = work->scratch;
@@ -16,14 +16,14 @@ static void walk_block(const struct tile_work *work, const struct tile_place *qu
     for (size_t lane = 0; lane < queries->rows; lane += SIMD_PANEL) {
         struct simd_softmax *softmax = &scratch->softmax[lane / SIMD_PANEL];
         if (!tile_scores(
-                band, queries->first + (int64_t)lane, key, keys, work->problem->scale, &scores)) {
+                band, queries->first + (int64_t)lane, keys, work->problem->scale, &scores)) {
             continue;
         }
-        simd->multiply(scratch->products, scratch->walk_a, scratch->lanes_a + lane * width_qk,
-            simd_pad(keys), width_qk);
+        simd->multiply(scratch->products, scratch->walk_a + scores.first * width_qk,
+            scratch->lanes_a + lane * width_qk, simd_pad(scores.rows), width_qk);
         simd->softmax(&scores, scratch->products, softmax);
-        simd->accumulate(scratch->sums_a + lane * width_v, softmax->factor, scratch->walk_b,
-            scratch->products, keys, width_v);
+        simd->accumulate(scratch->sums_a + lane * width_v, softmax->factor,
+            scratch->walk_b + scores.first * width_v, scratch->products, scores.rows, width_v);
     }
 }
 
@@ -48,7 +48,7 @@ static void walk_keys(const struct tile_work *work, const struct tile_place *que
             tile_matrix(problem, &problem->v, &keys, (size_t)problem->head_dim_v);
         work->simd->load_block(scratch->walk_a, &k);
         work->simd->load_block(scratch->walk_b, &v);
-        walk_block(work, queries, band, key, keys.rows);
+        walk_block(work, queries, &keys, band);
     }
 }
 
@@ -98,7 +98,8 @@ uint64_t forward_tiles(const struct attn_problem *problem)
 
 void forward_run(const struct tile_work *work, uint64_t tile)
 {
-    struct tile_place queries = tile_place(tile, work->problem->heads_q, work->problem->seqlen_q);
+    struct tile_place queries =
+        tile_place(tile, work->problem->heads_q, work->problem->seqlen_q, TILE_LAST_FIRST);
 
     begin_tile(work, &queries);
     walk_keys(work, &queries);

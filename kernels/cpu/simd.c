@@ -26,6 +26,7 @@
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
 typedef float vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
+typedef float octet __attribute__((vector_size(32), may_alias)); /* SIMD_UNIT elements */
 
 extern const struct simd SIMD_TABLE;
 
@@ -201,14 +202,14 @@ static void gradient(const struct simd_scores *scores, const struct simd_stats *
         float *restrict ds = gradients + row * SIMD_PANEL;
         score_row(scores, row, p);
         if (stats->of_rows) {
-            float lse = stats->lse[row];
-            float delta = stats->delta[row];
+            float lse = stats->lse[scores->first + row];
+            float delta = stats->delta[scores->first + row];
             for (size_t lane = 0; lane < SIMD_PANEL; lane++) {
                 gradient_element(lse, delta, p + lane, ds + lane);
             }
         } else {
-            const float *lse = stats->lse;
-            const float *delta = stats->delta;
+            const float *restrict lse = stats->lse;
+            const float *restrict delta = stats->delta;
             for (size_t lane = 0; lane < SIMD_PANEL; lane++) {
                 gradient_element(lse[lane], delta[lane], p + lane, ds + lane);
             }
@@ -301,21 +302,51 @@ static void load_block(float *block, const struct simd_matrix *from)
     memset(block + from->rows * width, 0, (rows - from->rows) * width * sizeof(float));
 }
 
+/* Interleaving both halves of the rows three times turns 8 x 8 elements over. */
+static ALWAYS_INLINE void transpose(octet rows[SIMD_UNIT])
+{
+    for (size_t round = 0; round < 3; round++) {
+        octet mixed[SIMD_UNIT];
+        for (size_t i = 0; i < 4; i++) {
+            octet a = rows[i];
+            octet b = rows[i + 4];
+            mixed[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+            mixed[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+        }
+        memcpy(rows, mixed, sizeof(mixed));
+    }
+}
+
+/* Where the lanes from `row` on begin in panels of `width`. */
+static size_t lanes_at(size_t row, size_t width)
+{
+    return row / SIMD_PANEL * SIMD_PANEL * width + row % SIMD_PANEL;
+}
+
 static void load_panels(float *panels, const struct simd_matrix *from)
 {
     size_t width = simd_pad(from->width);
-    size_t rows = (from->rows + SIMD_PANEL - 1) / SIMD_PANEL * SIMD_PANEL;
-    _Alignas(64) float values[ATTN_MAX_HEAD_DIM] = {0};
+    size_t end = (from->rows + SIMD_PANEL - 1) / SIMD_PANEL * SIMD_PANEL;
+    _Alignas(64) float values[SIMD_UNIT][ATTN_MAX_HEAD_DIM] = {0};
 
-    for (size_t row = 0; row < rows; row++) {
-        float *to = panels + row / SIMD_PANEL * SIMD_PANEL * width + row % SIMD_PANEL;
-        if (row < from->rows) {
-            load_row(values, from, row);
-        } else {
-            memset(values, 0, sizeof(values));
+    for (size_t row = 0; row < end; row += SIMD_UNIT) {
+        float *to = panels + lanes_at(row, width);
+        for (size_t i = 0; i < SIMD_UNIT; i++) {
+            if (row + i < from->rows) {
+                load_row(values[i], from, row + i);
+            } else {
+                memset(values[i], 0, from->width * sizeof(float));
+            }
         }
-        for (size_t c = 0; c < width; c++) {
-            to[c * SIMD_PANEL] = values[c];
+        for (size_t c = 0; c < width; c += SIMD_UNIT) {
+            octet block[SIMD_UNIT];
+            for (size_t i = 0; i < SIMD_UNIT; i++) {
+                block[i] = *(const octet *)(values[i] + c);
+            }
+            transpose(block);
+            for (size_t i = 0; i < SIMD_UNIT; i++) {
+                *(octet *)(to + (c + i) * SIMD_PANEL) = block[i];
+            }
         }
     }
 }
@@ -323,14 +354,24 @@ static void load_panels(float *panels, const struct simd_matrix *from)
 static void store_panels(const struct simd_matrix *to, const float *panels, const float *factor)
 {
     size_t width = simd_pad(to->width);
-    _Alignas(64) float values[ATTN_MAX_HEAD_DIM];
+    _Alignas(64) float values[SIMD_UNIT][ATTN_MAX_HEAD_DIM];
 
-    for (size_t row = 0; row < to->rows; row++) {
-        const float *from = panels + row / SIMD_PANEL * SIMD_PANEL * width + row % SIMD_PANEL;
-        for (size_t c = 0; c < to->width; c++) {
-            values[c] = from[c * SIMD_PANEL] * factor[row];
+    for (size_t row = 0; row < to->rows; row += SIMD_UNIT) {
+        const float *from = panels + lanes_at(row, width);
+        for (size_t c = 0; c < width; c += SIMD_UNIT) {
+            octet block[SIMD_UNIT];
+            for (size_t i = 0; i < SIMD_UNIT; i++) {
+                block[i] =
+                    *(const octet *)(from + (c + i) * SIMD_PANEL) * *(const octet *)(factor + row);
+            }
+            transpose(block);
+            for (size_t i = 0; i < SIMD_UNIT; i++) {
+                *(octet *)(values[i] + c) = block[i];
+            }
         }
-        store_row(to, row, values);
+        for (size_t i = 0; i < SIMD_UNIT && row + i < to->rows; i++) {
+            store_row(to, row + i, values[i]);
+        }
     }
 }
 

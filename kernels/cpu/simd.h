@@ -26,12 +26,14 @@ struct simd_matrix {
     size_t width;
 };
 
-/* How raw products become scores: a block of rows against one panel. */
+/* How raw products become scores: rows [first, first + rows) of a packed block against one panel.
+ * Products and gradients begin with that first row. */
 struct simd_scores {
+    size_t first;
     size_t rows;
     float scale;
     bool masked; /* else every element is visible */
-    int32_t low; /* visible iff low <= lane - row <= high */
+    int32_t low; /* visible iff low <= lane - (row - first) <= high */
     int32_t high;
 };
 

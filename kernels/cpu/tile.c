@@ -20,12 +20,12 @@ uint64_t tile_count(const struct attn_problem *problem, int32_t heads, int64_t l
     return (uint64_t)problem->batch * (uint64_t)heads * (uint64_t)blocks(length);
 }
 
-struct tile_place tile_place(uint64_t index, int32_t heads, int64_t length)
+struct tile_place tile_place(uint64_t index, int32_t heads, int64_t length, enum tile_order order)
 {
     int64_t count = blocks(length);
     int64_t outer = (int64_t)index / count;
-    int64_t block = count - 1 - (int64_t)index % count;
-    int64_t first = block * TILE_LANES_MAX;
+    int64_t block = (int64_t)index % count;
+    int64_t first = (order == TILE_LAST_FIRST ? count - 1 - block : block) * TILE_LANES_MAX;
 
     return (struct tile_place){
         .batch = outer / heads,
@@ -66,21 +66,27 @@ struct tile_span tile_walk(struct tile_band band, const struct tile_place *place
     return (struct tile_span){.begin = begin, .end = max(begin, min(end, length))};
 }
 
-bool tile_scores(struct tile_band band, int64_t lane, int64_t row, size_t rows, float scale,
+bool tile_scores(struct tile_band band, int64_t lane, const struct tile_place *block, float scale,
     struct simd_scores *scores)
 {
-    /* Of lane - row within this block: least and greatest value. */
-    const int64_t least = -((int64_t)rows - 1);
-    const int64_t greatest = SIMD_PANEL - 1;
-    int64_t low = band.low - (lane - row);
-    int64_t high = band.high - (lane - row);
+    const int64_t last_lane = SIMD_PANEL - 1;
+    int64_t low = band.low - (lane - block->first);
+    int64_t high = band.high - (lane - block->first);
+    int64_t first = max(-high, 0) / SIMD_UNIT * SIMD_UNIT;
+    int64_t rows = min(last_lane - low + 1, (int64_t)block->rows) - first;
 
-    scores->rows = rows;
+    if (rows <= 0) {
+        return false;
+    }
+    low += first;
+    high += first;
+    scores->first = (size_t)first;
+    scores->rows = (size_t)rows;
     scores->scale = scale;
-    scores->masked = low > least || high < greatest;
-    scores->low = (int32_t)max(low, least);
-    scores->high = (int32_t)min(high, greatest);
-    return low <= greatest && high >= least;
+    scores->masked = low > 1 - rows || high < last_lane;
+    scores->low = (int32_t)max(low, -rows);
+    scores->high = (int32_t)min(high, last_lane);
+    return true;
 }
 
 struct simd_matrix tile_matrix(const struct attn_problem *problem, const struct attn_view *view,

@@ -25,6 +25,13 @@ struct tile_span {
     int64_t end;
 };
 
+/* The blocks of a head come so that those with the longest walk under a causal mask are the first:
+ * the short ones then fill up the end. */
+enum tile_order {
+    TILE_FIRST_FIRST, /* of keys */
+    TILE_LAST_FIRST,  /* of queries */
+};
+
 /* Positions of one head: what a tile owns, or a block that it walks over. */
 struct tile_place {
     int64_t batch;
@@ -60,9 +67,8 @@ struct tile_work {
 /* Tiles that own `length` positions of each head. */
 uint64_t tile_count(const struct attn_problem *problem, int32_t heads, int64_t length);
 
-/* Where tile number `index` of these lies. Blocks of a head come last first: under a causal mask
- * those of queries are the longest, and the short ones then fill up the end. */
-struct tile_place tile_place(uint64_t index, int32_t heads, int64_t length);
+/* Where tile number `index` of these lies. */
+struct tile_place tile_place(uint64_t index, int32_t heads, int64_t length, enum tile_order order);
 
 struct tile_band tile_band_of_queries(const struct attn_problem *problem); /* lanes are queries */
 struct tile_band tile_band_of_keys(const struct attn_problem *problem);    /* lanes are keys */
@@ -70,9 +76,9 @@ struct tile_band tile_band_of_keys(const struct attn_problem *problem);    /* la
 /* Rows in [0, length) that any of the lanes sees. */
 struct tile_span tile_walk(struct tile_band band, const struct tile_place *place, int64_t length);
 
-/* Describes the scores of a panel whose first lane is `lane` against rows from `row` on. Returns
- * false if none of them is visible. */
-bool tile_scores(struct tile_band band, int64_t lane, int64_t row, size_t rows, float scale,
+/* Describes the scores of a panel whose first lane is `lane` against a packed block, without the
+ * rows at the block's ends that the panel does not see. Returns false if it sees none. */
+bool tile_scores(struct tile_band band, int64_t lane, const struct tile_place *block, float scale,
     struct simd_scores *scores);
 
 /* The rows of a tensor that `place` names, `width` elements each. */
