@@ -1,0 +1,245 @@
+/* The real daemon's gate against clients that misuse it: a status and a sentence, and it goes on. */
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "daemon.h"
+#include "raw_client.h"
+#include "sealed.h"
+
+static struct daemon daemon_;
+static struct raw_client client;
+
+static const char *const arguments[] = {
+    "--threads=1", "--max-sessions=3", "--max-regions=4", "--region-bytes=1M", NULL};
+
+static void start(void)
+{
+    cr_assert(daemon_start(&daemon_, arguments));
+    cr_assert(raw_connect(&client, daemon_.directory));
+}
+
+/* Whatever was done to it: it still serves. */
+static void stop(void)
+{
+    struct raw_client honest;
+    raw_close(&client);
+    for (int tries = 0; tries < 200 && !raw_open(&honest, daemon_.directory); tries++) {
+        raw_close(&honest); /* slots of the test's own sessions come free in a moment */
+        (void)usleep(5000);
+    }
+    cr_assert(honest.gate >= 0 && raw_add_plan(&honest) != 0);
+    raw_close(&honest);
+    cr_assert(daemon_stop(&daemon_));
+}
+
+TestSuite(gate, .init = start, .fini = stop);
+
+static void open_session(void)
+{
+    struct wire_gate_reply reply;
+    cr_assert(raw_open_session(&client, &reply));
+    cr_assert_eq(reply.error.status, WIRE_OK, "%s", reply.error.detail);
+}
+
+static void expect(const struct wire_gate_reply *reply, enum wire_status status, const char *part)
+{
+    cr_expect_eq(reply->error.status, status, "%s: %s", wire_status_name(reply->error.status),
+        reply->error.detail);
+    cr_expect_not_null(strstr(reply->error.detail, part), "%s", reply->error.detail);
+}
+
+Test(gate, opening_tells_limits_version_and_device)
+{
+    static const uint8_t zero[WIRE_TOKEN_BYTES];
+    open_session();
+    cr_expect_eq(client.session.major, WIRE_MAJOR);
+    cr_expect_eq(client.session.device_kind, WIRE_DEVICE_CPU);
+    cr_expect_eq(client.session.limits.regions, 4);
+    cr_expect_eq(client.session.limits.region_bytes, 1U << 20);
+    cr_expect_neq(client.session.limits.workspace_bytes, 0);
+    cr_expect_neq(client.session.id, 0);
+    cr_expect_neq(memcmp(client.session.token, zero, sizeof zero), 0);
+}
+
+Test(gate, opening_needs_exactly_one_descriptor)
+{
+    struct wire_gate_request request = {.kind = WIRE_GATE_OPEN, .major = WIRE_MAJOR};
+    struct wire_gate_reply reply;
+    int many[8] = {0};
+    cr_assert(raw_gate_call(&client, &request, NULL, 0, &reply));
+    expect(&reply, WIRE_INVALID_ARGUMENT, "0 descriptors instead of 1");
+    cr_assert(raw_gate_call(&client, &request, many, 2, &reply));
+    expect(&reply, WIRE_INVALID_ARGUMENT, "2 descriptors instead of 1");
+    cr_assert(raw_gate_call(&client, &request, many, 8, &reply));
+    expect(&reply, WIRE_RESOURCE_EXHAUSTED, "descriptors were lost");
+    open_session();
+}
+
+Test(gate, the_page_must_be_sealed_memory_of_its_size)
+{
+    struct wire_gate_request request = {.kind = WIRE_GATE_OPEN, .major = WIRE_MAJOR};
+    struct wire_gate_reply reply;
+    int small = sealed_create("small", 4096);
+    int open_size = memfd_create("unsealed", MFD_ALLOW_SEALING | MFD_CLOEXEC);
+    int file = open("/dev/null", O_RDWR | O_CLOEXEC);
+    cr_assert(small >= 0 && file >= 0 && ftruncate(open_size, sizeof(struct page)) == 0);
+    cr_assert(raw_gate_call(&client, &request, &small, 1, &reply));
+    expect(&reply, WIRE_INVALID_ARGUMENT, "control page");
+    cr_assert(raw_gate_call(&client, &request, &open_size, 1, &reply));
+    expect(&reply, WIRE_UNSUPPORTED_MEMORY, "control page");
+    cr_assert(raw_gate_call(&client, &request, &file, 1, &reply));
+    expect(&reply, WIRE_UNSUPPORTED_MEMORY, "control page");
+    open_session();
+}
+
+Test(gate, another_major_version_is_told_both_numbers)
+{
+    struct wire_gate_request request = {.kind = WIRE_GATE_OPEN, .major = WIRE_MAJOR + 1};
+    struct wire_gate_reply reply;
+    cr_assert_eq(page_create(&client.page_fd, &client.page), 0);
+    cr_assert(raw_gate_call(&client, &request, &client.page_fd, 1, &reply));
+    expect(&reply, WIRE_VERSION_MISMATCH, "version 2");
+}
+
+Test(gate, garbage_is_answered)
+{
+    struct wire_gate_reply reply;
+    unsigned seed = 20240117;
+    for (int round = 0; round < 200; round++) {
+        uint8_t bytes[1200];
+        size_t size = 1 + (size_t)rand_r(&seed) % sizeof bytes;
+        for (size_t i = 0; i < size; i++) {
+            bytes[i] = (uint8_t)rand_r(&seed);
+        }
+        cr_assert(raw_gate_send(&client, bytes, size, NULL, 0));
+        cr_assert(raw_gate_receive(&client, &reply), "round %d", round);
+        cr_expect_neq(reply.error.status, WIRE_OK);
+        cr_expect_neq(reply.error.detail[0], '\0');
+    }
+    open_session();
+}
+
+Test(gate, an_empty_packet_ends_the_connection)
+{
+    cr_assert(raw_gate_send(&client, "", 0, NULL, 0));
+    cr_assert(raw_gate_ends(&client));
+}
+
+Test(gate, regions_come_after_the_session)
+{
+    struct wire_gate_request request = {.kind = WIRE_GATE_DROP_REGION, .region = 1};
+    struct wire_gate_reply reply;
+    cr_assert_eq(raw_add_region(&client, 4096), 0);
+    cr_assert(raw_gate_call(&client, &request, NULL, 0, &reply));
+    expect(&reply, WIRE_INVALID_ARGUMENT, "opened first");
+}
+
+Test(gate, a_connection_opens_one_session)
+{
+    struct wire_gate_reply reply;
+    open_session();
+    cr_assert(raw_open_session(&client, &reply));
+    expect(&reply, WIRE_INVALID_ARGUMENT, "has a session");
+}
+
+Test(gate, sessions_past_the_limit_are_refused_and_their_slots_come_back)
+{
+    struct raw_client other[3];
+    struct wire_gate_reply reply;
+    open_session();
+    for (int i = 0; i < 3; i++) {
+        cr_assert(raw_connect(&other[i], daemon_.directory));
+        cr_assert(raw_open_session(&other[i], &reply));
+        cr_expect_eq(reply.error.status, i < 2 ? WIRE_OK : WIRE_RESOURCE_EXHAUSTED);
+    }
+    expect(&reply, WIRE_RESOURCE_EXHAUSTED, "3 sessions");
+    raw_close(&other[0]);
+    for (int tries = 0; tries < 1000 && reply.error.status != WIRE_OK; tries++) {
+        cr_assert(raw_open_session(&other[2], &reply));
+        (void)usleep(1000);
+    }
+    cr_expect_eq(reply.error.status, WIRE_OK, "the slot did not come free within a second");
+    raw_close(&other[1]);
+    raw_close(&other[2]);
+}
+
+Test(gate, a_region_must_be_sealed_memory_of_the_size_it_claims)
+{
+    struct wire_gate_request request = {.kind = WIRE_GATE_ADD_REGION, .bytes = 8192};
+    struct wire_gate_reply reply;
+    int sealed = sealed_create("region", 4096);
+    int open_size = memfd_create("unsealed", MFD_ALLOW_SEALING | MFD_CLOEXEC);
+    cr_assert(sealed >= 0 && ftruncate(open_size, 8192) == 0);
+    open_session();
+    cr_assert(raw_gate_call(&client, &request, &sealed, 1, &reply));
+    expect(&reply, WIRE_INVALID_ARGUMENT, "8192");
+    cr_assert(raw_gate_call(&client, &request, &open_size, 1, &reply));
+    expect(&reply, WIRE_UNSUPPORTED_MEMORY, "lacks F_SEAL");
+    request.bytes = 0;
+    cr_assert(raw_gate_call(&client, &request, &sealed, 1, &reply));
+    expect(&reply, WIRE_INVALID_ARGUMENT, "bytes is 0");
+    cr_assert_neq(raw_add_region(&client, 8192), 0);
+}
+
+Test(gate, regions_are_capped_in_number_and_bytes)
+{
+    struct wire_gate_request request = {.kind = WIRE_GATE_ADD_REGION, .bytes = UINT64_MAX};
+    struct wire_gate_reply reply;
+    int fd = sealed_create("region", 4096);
+    open_session();
+    cr_assert(raw_gate_call(&client, &request, &fd, 1, &reply));
+    expect(&reply, WIRE_RESOURCE_EXHAUSTED, "may have 1048576");
+    cr_assert_neq(raw_add_region(&client, 1U << 20), 0);
+    request.bytes = 4096;
+    cr_assert(raw_gate_call(&client, &request, &fd, 1, &reply));
+    expect(&reply, WIRE_RESOURCE_EXHAUSTED, "has 1048576 in regions");
+    request = (struct wire_gate_request){.kind = WIRE_GATE_DROP_REGION, .region = 1};
+    cr_assert(raw_gate_call(&client, &request, NULL, 0, &reply));
+    cr_assert_eq(reply.error.status, WIRE_OK, "%s", reply.error.detail);
+    for (int i = 0; i < 4; i++) {
+        cr_assert_neq(raw_add_region(&client, 4096), 0);
+    }
+    request = (struct wire_gate_request){.kind = WIRE_GATE_ADD_REGION, .bytes = 4096};
+    cr_assert(raw_gate_call(&client, &request, &fd, 1, &reply));
+    expect(&reply, WIRE_RESOURCE_EXHAUSTED, "4 regions");
+}
+
+Test(gate, only_regions_of_the_own_session_are_dropped)
+{
+    struct wire_gate_request request = {.kind = WIRE_GATE_DROP_REGION};
+    struct wire_gate_reply reply;
+    struct raw_client other;
+    open_session();
+    cr_assert(raw_open(&other, daemon_.directory));
+    uint32_t region = raw_add_region(&other, 4096);
+    cr_assert_neq(region, 0);
+    static const uint32_t foreign[] = {0, 5, UINT32_MAX};
+    for (size_t i = 0; i < 3; i++) {
+        request.region = foreign[i];
+        cr_assert(raw_gate_call(&client, &request, NULL, 0, &reply));
+        expect(&reply, WIRE_NOT_FOUND, "no region");
+    }
+    request.region = region;
+    cr_assert(raw_gate_call(&client, &request, NULL, 0, &reply));
+    expect(&reply, WIRE_NOT_FOUND, "no region");
+    struct wire_stats stats;
+    cr_assert(raw_stats(&other, &stats));
+    cr_expect_eq(stats.session.regions, 1);
+    cr_expect_eq(stats.session.region_bytes, 4096);
+    raw_close(&other);
+}
+
+Test(gate, a_client_that_reads_no_replies_loses_its_session)
+{
+    uint8_t bytes[64] = {0};
+    open_session();
+    bool alive = true;
+    for (int i = 0; i < 100000 && alive; i++) {
+        alive = raw_gate_send(&client, bytes, sizeof bytes, NULL, 0);
+    }
+    cr_expect_not(alive, "the daemon kept a client that never reads");
+}
