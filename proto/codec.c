@@ -165,11 +165,11 @@ static bool read_session(
     session->major = in->major;
     session->minor = in->minor;
     session->features = in->features;
-    session->limits = (struct wire_limits){.in_flight = in->limits.in_flight,
-        .regions = in->limits.regions,
-        .region_bytes = in->limits.region_bytes,
-        .plans = in->limits.plans,
-        .workspace_bytes = in->limits.workspace_bytes};
+    session->limits.in_flight = in->limits.in_flight;
+    session->limits.regions = in->limits.regions;
+    session->limits.region_bytes = in->limits.region_bytes;
+    session->limits.plans = in->limits.plans;
+    session->limits.workspace_bytes = in->limits.workspace_bytes;
     return read_token("session.token", in->token.bytes, in->token.size, session->token, error) &&
            read_device(&in->device, session, error);
 }

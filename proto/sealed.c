@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -62,10 +63,22 @@ static bool check_seals(int fd, struct wire_error *error)
     return true;
 }
 
+/* The kernel would try to allocate any amount, and end processes on the way. */
+static bool is_more_than_machine(uint64_t bytes)
+{
+    struct sysinfo info;
+
+    return sysinfo(&info) != 0 ||
+           bytes / info.mem_unit >= (uint64_t)info.totalram + (uint64_t)info.totalswap;
+}
+
 int sealed_create(const char *name, uint64_t bytes)
 {
-    if (bytes == 0 || bytes > INT64_MAX) {
+    if (bytes == 0) {
         return -EINVAL;
+    }
+    if (is_more_than_machine(bytes)) {
+        return -ENOMEM;
     }
     int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0) {

@@ -10,7 +10,7 @@
 #include "wire.h"
 
 /* A new memfd of `bytes`, allocated and sealed against shrinking, growing and further seals.
- * Returns the descriptor or -errno. */
+ * Returns the descriptor or -errno: -EINVAL for no bytes, -ENOMEM for more than the machine has. */
 int sealed_create(const char *name, uint64_t bytes);
 
 /* Whether a descriptor from elsewhere is such memory: tmpfs, seals, exact size, all blocks there. */

@@ -1,9 +1,9 @@
 #include "validate.h"
 
+#include "overlap.h"
+
 #include <inttypes.h>
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define MAX_SPAN \
     (INT64_C(1) << 62) /* of a tensor's bytes and of windows: sums of two cannot overflow */
@@ -254,55 +254,16 @@ static bool find_extent(
     return true;
 }
 
-/* One dimension of index arithmetic: `count` places, `stride` apart. */
-struct axis {
-    int64_t stride;
-    int64_t count;
-    uint32_t dim;
-};
-
-static int compare_axes(const void *left, const void *right)
-{
-    const struct axis *a = left;
-    const struct axis *b = right;
-    return a->stride != b->stride ? (a->stride > b->stride) - (a->stride < b->stride)
-                                  : (int)a->dim - (int)b->dim;
-}
-
-/*
- * Different indices have different addresses if each stride, ascending, is larger than the span of
- * all smaller ones together. Returns the first axis that breaks this, or NULL. Strides must be
- * positive and counts at least 1.
- */
-static const struct axis *find_shared_axis(const struct axis *axes, uint32_t count)
-{
-    int64_t reach = 1;
-
-    for (uint32_t i = 0; i < count; i++) {
-        int64_t span;
-        if (axes[i].count == 1) {
-            continue;
-        }
-        if (axes[i].stride < reach ||
-            __builtin_mul_overflow(axes[i].stride, axes[i].count - 1, &span) ||
-            __builtin_add_overflow(reach, span, &reach)) {
-            return &axes[i];
-        }
-    }
-    return NULL;
-}
-
 static bool check_strides(
     const struct wire_tensor *tensor, bool is_output, struct wire_error *error)
 {
     const char *name = wire_role_name(tensor->role);
-    struct axis axes[WIRE_MAX_DIMS];
-    uint32_t count = 0;
+    uint32_t dim;
 
     if (is_empty(tensor)) {
         return true;
     }
-    for (uint32_t dim = 0; dim < tensor->dims; dim++) {
+    for (dim = 0; dim < tensor->dims; dim++) {
         int64_t stride = tensor->strides[dim];
         if (tensor->shape[dim] == 1) {
             continue;
@@ -316,24 +277,20 @@ static bool check_strides(
                 "%s.strides[%" PRIu32 "] is %" PRId64 ", but an output's strides must be positive",
                 name, dim, stride);
         }
-        axes[count++] = (struct axis){stride, (int64_t)tensor->shape[dim], dim};
     }
-    if (!is_output) {
-        return true;
+    if (is_output && overlap_within(tensor, &dim)) {
+        return fail(error,
+            "%s.strides[%" PRIu32 "] is %" PRId64
+            ", less than the span of its smaller strides: an output's elements may not overlap",
+            name, dim, tensor->strides[dim]);
     }
-    qsort(axes, count, sizeof(axes[0]), compare_axes);
-    const struct axis *shared = find_shared_axis(axes, count);
-    return shared == NULL ||
-           fail(error,
-               "%s.strides[%" PRIu32 "] is %" PRId64
-               ", less than the span of its smaller strides: an output's elements may not overlap",
-               name, shared->dim, shared->stride);
+    return true;
 }
 
-static bool check_heads(const struct defined defined[MEANINGS], struct wire_error *error)
+static bool check_heads(const struct wire_plan *plan, struct wire_error *error)
 {
-    uint64_t heads_q = defined[HEADS_Q].by->shape[defined[HEADS_Q].dim];
-    uint64_t heads_kv = defined[HEADS_KV].by->shape[defined[HEADS_KV].dim];
+    uint64_t heads_q = plan->tensor[0].shape[2];
+    uint64_t heads_kv = plan->tensor[1].shape[2];
 
     if (heads_kv == 0 ? heads_q != 0 : heads_q % heads_kv != 0) {
         return fail(error, "k.shape[2] is %" PRIu64 ", which does not divide q's %" PRIu64 " heads",
@@ -344,9 +301,10 @@ static bool check_heads(const struct defined defined[MEANINGS], struct wire_erro
 
 static void fill_shape(const struct wire_plan *plan, struct wire_shape *shape)
 {
-    const struct wire_tensor *q = wire_plan_tensor(plan, WIRE_Q);
-    const struct wire_tensor *k = wire_plan_tensor(plan, WIRE_K);
-    const struct wire_tensor *v = wire_plan_tensor(plan, WIRE_V);
+    /* Roles ascend, and these three are always there. */
+    const struct wire_tensor *q = &plan->tensor[0];
+    const struct wire_tensor *k = &plan->tensor[1];
+    const struct wire_tensor *v = &plan->tensor[2];
 
     *shape = (struct wire_shape){
         .batch = (int64_t)q->shape[0],
@@ -394,92 +352,6 @@ static bool check_place(const struct wire_tensor *tensor, const struct wire_exte
     return true;
 }
 
-/*
- * Axes of two tensors of equal strides, descending, the last with stride 1. Axis i has `count` places
- * in the lower tensor and `other` in the upper one, which begins `shift` places further on.
- */
-struct pair_axis {
-    int64_t stride;
-    int64_t count;
-    int64_t other;
-    int64_t shift;
-};
-
-/* Whether two index boxes are disjoint, in an index space that holds both and in which no two
- * places share an address. */
-static bool are_boxes_apart(const struct pair_axis axes[ALL_DIMS], uint32_t count)
-{
-    struct axis hull[ALL_DIMS];
-    bool apart = false;
-
-    for (uint32_t i = 0; i < count; i++) {
-        const struct pair_axis *axis = &axes[i];
-        int64_t begin = axis->shift < 0 ? axis->shift : 0;
-        int64_t end = axis->shift + axis->other;
-        apart = apart || axis->shift >= axis->count || end <= 0;
-        hull[count - 1 - i] =
-            (struct axis){axis->stride, (end > axis->count ? end : axis->count) - begin, i};
-    }
-    return apart && find_shared_axis(hull, count) == NULL;
-}
-
-/*
- * Splits `distance` (elements) into a shift along each axis from `next` on. Along one axis there are
- * two candidates: the last place before the distance, and the next, with shifts back along the
- * smaller axes. Any split that makes the boxes disjoint is a proof.
- */
-static bool is_shift_apart(
-    struct pair_axis axes[ALL_DIMS], uint32_t count, uint32_t next, int64_t distance)
-{
-    if (next == count) {
-        return distance == 0 && are_boxes_apart(axes, count);
-    }
-    int64_t stride = axes[next].stride;
-    int64_t down = distance / stride - (distance % stride < 0);
-    for (int64_t shift = down; shift <= down + 1; shift++) {
-        axes[next].shift = shift;
-        if (is_shift_apart(axes, count, next + 1, distance - shift * stride)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static int compare_pair_axes(const void *left, const void *right)
-{
-    const struct pair_axis *a = left;
-    const struct pair_axis *b = right;
-    return (a->stride < b->stride) - (a->stride > b->stride);
-}
-
-/* Whether two tensors whose byte ranges meet have equal strides and disjoint index boxes. `distance`
- * is from a's first element to b's, in elements, not negative. */
-static bool are_interleaved(
-    const struct wire_tensor *a, const struct wire_tensor *b, int64_t distance)
-{
-    struct pair_axis axes[ALL_DIMS];
-    uint32_t count = 0;
-
-    if (a->dims != ALL_DIMS || b->dims != ALL_DIMS || a->dtype != b->dtype) {
-        return false;
-    }
-    for (uint32_t dim = 0; dim < HEAD_DIM; dim++) {
-        int64_t stride = a->shape[dim] > 1 ? a->strides[dim] : b->strides[dim];
-        if (a->shape[dim] == 1 && b->shape[dim] == 1) {
-            continue;
-        }
-        if (stride <= 0 || (b->shape[dim] > 1 && b->strides[dim] != stride)) {
-            return false;
-        }
-        axes[count++] =
-            (struct pair_axis){stride, (int64_t)a->shape[dim], (int64_t)b->shape[dim], 0};
-    }
-    axes[count++] =
-        (struct pair_axis){1, (int64_t)a->shape[HEAD_DIM], (int64_t)b->shape[HEAD_DIM], 0};
-    qsort(axes, count, sizeof(axes[0]), compare_pair_axes);
-    return is_shift_apart(axes, count, 0, distance);
-}
-
 static bool do_overlap(const struct wire_plan *plan, const struct wire_extent *extents,
     const struct wire_call *call, uint32_t i, uint32_t j)
 {
@@ -498,7 +370,7 @@ static bool do_overlap(const struct wire_plan *plan, const struct wire_extent *e
         j = upper;
     }
     uint64_t distance = call->offset[j] - call->offset[i];
-    return !are_interleaved(&plan->tensor[i], &plan->tensor[j],
+    return !overlap_is_interleaved(&plan->tensor[i], &plan->tensor[j],
         (int64_t)(distance / wire_dtype_bytes(plan->tensor[i].dtype)));
 }
 
@@ -535,7 +407,7 @@ bool validate_plan(const struct wire_plan *plan, struct wire_shape *shape,
             return false;
         }
     }
-    if (!check_heads(defined, error)) {
+    if (!check_heads(plan, error)) {
         return false;
     }
     fill_shape(plan, shape);
