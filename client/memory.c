@@ -12,6 +12,8 @@
 
 #define PAGE_BYTES UINT64_C(4096)
 #define FIRST_CAPACITY 16
+#define PAUSE_NS 100000
+#define SETTLING_NS 20000000
 
 /* Index of the first region with a base above the address. */
 static size_t upper_bound(const struct memory *memory, uint64_t address)
@@ -88,18 +90,37 @@ static void unbook(struct attnd *client, uint64_t bytes)
     (void)pthread_mutex_unlock(&client->mutex);
 }
 
-/* The daemon maps it too. */
-static enum attnd_status introduce(struct attnd *client, int fd, struct region *region)
+static enum attnd_status add_region(
+    struct attnd *client, int fd, struct region *region, struct wire_error *refusal)
 {
     struct wire_gate_request request = {.kind = WIRE_GATE_ADD_REGION, .bytes = region->bytes};
     struct wire_gate_reply reply;
     enum attnd_status status =
         gate_exchange(&client->gate, &request, fd, &reply, client->timeout_ns);
-    if (status != ATTND_OK) {
-        return status;
+    if (status == ATTND_OK) {
+        region->id = reply.region;
+        *refusal = reply.error;
     }
-    region->id = reply.region;
-    return reply.error.status == WIRE_OK ? ATTND_OK : error_of_wire(&reply.error);
+    return status;
+}
+
+/* The daemon maps it too. It gives memory that was dropped back a moment after the last request that
+ * used it ended, so that its first refusal may be one moment early. */
+static enum attnd_status introduce(struct attnd *client, int fd, struct region *region)
+{
+    struct wire_error refusal;
+    int64_t deadline = clock_deadline(SETTLING_NS);
+    enum attnd_status status = add_region(client, fd, region, &refusal);
+    while (status == ATTND_OK && refusal.status == WIRE_RESOURCE_EXHAUSTED &&
+           clock_left_ns(deadline, 1) != 0) {
+        struct timespec pause = clock_timespec(PAUSE_NS);
+        (void)nanosleep(&pause, NULL);
+        status = add_region(client, fd, region, &refusal);
+    }
+    if (status == ATTND_OK && refusal.status != WIRE_OK) {
+        status = error_of_wire(&refusal);
+    }
+    return status;
 }
 
 static void withdraw(struct attnd *client, const struct region *region)
@@ -164,7 +185,7 @@ static bool unused(struct attnd *client, const struct region *region)
 static void wait_until_unused(struct attnd *client, const struct region *region)
 {
     while (!unused(client, region) && !loss_happened(&client->loss)) {
-        struct timespec pause = clock_timespec(CLOCK_SECOND_NS / 10000);
+        struct timespec pause = clock_timespec(PAUSE_NS);
         (void)nanosleep(&pause, NULL);
     }
 }

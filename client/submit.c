@@ -41,7 +41,24 @@ static bool check_addresses(const struct wire_plan *plan, const struct wire_exte
     return validate_call(plan, extents, &flat, bytes, error);
 }
 
-/* Finds the tensors' regions and holds them. Tensors without elements lie nowhere. */
+/* Where one tensor lies; NULL: in no region, or *partly in one. One without elements may be said to
+ * lie in any. */
+static struct region *find_region(const struct memory *memory, const struct wire_extent *extent,
+    uint64_t address, uint64_t *offset, bool *partly)
+{
+    struct region *region = NULL;
+    *offset = 0;
+    *partly = false;
+    if (is_placed(extent)) {
+        region = memory_find(memory, address, extent->low, extent->high, partly);
+        *offset = region ? address - (uintptr_t)region->base : 0;
+    } else if (memory->count > 0) {
+        region = memory->sorted[0];
+    }
+    return region;
+}
+
+/* Finds the tensors' regions and holds them. */
 static bool place(struct attnd *client, struct submission *submission, size_t index,
     const struct wire_plan *plan, const struct wire_extent *extents, const uint64_t *address,
     struct wire_error *error)
@@ -51,17 +68,13 @@ static bool place(struct attnd *client, struct submission *submission, size_t in
     call->tensors = plan->tensors;
     (void)pthread_mutex_lock(&client->mutex);
     for (uint32_t i = 0; i < plan->tensors && placed; i++) {
-        bool partly = false;
-        if (!is_placed(&extents[i])) {
-            continue;
-        }
+        bool partly;
         struct region *region =
-            memory_find(&client->memory, address[i], extents[i].low, extents[i].high, &partly);
+            find_region(&client->memory, &extents[i], address[i], &call->offset[i], &partly);
         if (region) {
             region->users++;
             submission->region[index][i] = region;
             call->region[i] = region->id;
-            call->offset[i] = address[i] - (uintptr_t)region->base;
         } else if (partly) {
             placed = wire_fail(error, WIRE_INVALID_ARGUMENT,
                 "%s reaches beyond the memory from attnd_alloc() that it lies in",
