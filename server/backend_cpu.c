@@ -35,10 +35,8 @@ static bool map_region(
     }
     void *mapped = sealed_map(fd, bytes);
     if (mapped == NULL) {
-        error->status = WIRE_RESOURCE_EXHAUSTED;
-        snprintf(error->detail, sizeof(error->detail),
+        return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
             "bytes: a region of %" PRIu64 " can't be mapped: %s", bytes, strerrordesc_np(errno));
-        return false;
     }
     *base = mapped;
     return true;
