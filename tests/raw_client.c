@@ -242,6 +242,8 @@ void raw_submission(struct raw_client *client, struct wire_request *request, uin
             call->region[t] = region;
             call->offset[t] = t * RAW_TENSOR_BYTES;
         }
+        /* Calls that may run at once write to different places. */
+        call->offset[3] += (lane % 3 * 8 + i % 8) * RAW_TENSOR_BYTES;
     }
     if (lane < PAGE_LANES) {
         atomic_store(&client->page->lane[lane].ready, first_sequence + count - 1);
