@@ -16,7 +16,7 @@ static struct wire_tensor *tensor_of(struct wire_plan *plan, enum wire_role role
 
 /* ---- Small random calls against counting every byte ---------------------------------------------- */
 
-#define MEMORY 4096
+#define MEMORY 16384
 
 static int64_t element_offset(const struct wire_tensor *tensor, uint64_t number)
 {
