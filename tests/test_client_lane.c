@@ -1,0 +1,232 @@
+/* Lanes, their sequences and failures, against a control page that the test writes as a daemon does. */
+#include <criterion/criterion.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "lane.h"
+#include "submit.h"
+
+#define STREAM(number) ((void *)(uintptr_t)(number))
+
+static struct lanes lanes;
+static struct page *page;
+
+static void init(void)
+{
+    int fd;
+    cr_assert_eq(page_create(&fd, &page), 0);
+    (void)close(fd);
+    lane_init(&lanes, page, 10000);
+}
+
+static void finish(void)
+{
+    lane_finish(&lanes);
+    page_unmap(page);
+}
+
+TestSuite(client_lane, .init = init, .fini = finish);
+
+/* As if the lane had served this many requests before. */
+static void begin_at(unsigned lane, uint64_t sequence)
+{
+    atomic_store(&lanes.lane[lane].sent, sequence);
+    atomic_store(&lanes.lane[lane].reaped, sequence);
+    atomic_store(&page->lane[lane].done, (uint32_t)sequence);
+}
+
+static void end(unsigned lane, uint64_t sequence, enum wire_status status)
+{
+    page_finish(&page->lane[lane], (uint32_t)sequence, status);
+}
+
+static uint64_t send(void *stream, size_t count, unsigned *lane)
+{
+    cr_assert(lane_pick(&lanes, stream, count, lane));
+    return lane_advance(&lanes, *lane, count);
+}
+
+Test(client_lane, a_stream_keeps_its_lane_while_requests_of_it_run)
+{
+    unsigned a;
+    unsigned b;
+    unsigned again;
+    cr_expect_eq(send(STREAM(1), 1, &a), 1);
+    cr_expect_eq(send(NULL, 3, &b), 3);
+    cr_expect_neq(a, b);
+    cr_expect_eq(send(STREAM(1), 2, &again), 3);
+    cr_expect_eq(again, a);
+    cr_expect_eq(lanes.in_flight, 6);
+}
+
+Test(client_lane, a_lane_takes_64_requests_and_goes_on_when_one_has_ended)
+{
+    unsigned lane;
+    cr_expect_eq(send(STREAM(1), 32, &lane), 32);
+    cr_expect_eq(send(STREAM(1), 32, &lane), 64);
+    cr_expect_not(lane_pick(&lanes, STREAM(1), 1, &lane));
+    end(lane, 1, WIRE_OK);
+    cr_expect_not(lane_pick(&lanes, STREAM(1), 2, &lane));
+    cr_expect_eq(send(STREAM(1), 1, &lane), 65);
+}
+
+Test(client_lane, thirty_one_streams_have_room_and_the_next_waits_for_one_to_end)
+{
+    unsigned lane[PAGE_LANES + 1];
+    for (unsigned i = 0; i < PAGE_LANES; i++) {
+        (void)send(STREAM(i), 1, &lane[i]);
+        for (unsigned j = 0; j < i; j++) {
+            cr_assert_neq(lane[i], lane[j]);
+        }
+    }
+    cr_expect_not(lane_pick(&lanes, STREAM(100), 1, &lane[PAGE_LANES]));
+    end(lane[7], 1, WIRE_OK);
+    cr_expect_eq(send(STREAM(100), 1, &lane[PAGE_LANES]), 2);
+    cr_expect_eq(lane[PAGE_LANES], lane[7]);
+    cr_expect_not(lane_pick(&lanes, STREAM(7), 1, &lane[7]), "its lane is another's now");
+}
+
+Test(client_lane, the_credit_of_the_client_bounds_all_lanes_together)
+{
+    unsigned lane;
+    uint64_t sequence;
+    lanes.max_in_flight = 5;
+    (void)send(STREAM(1), 3, &lane);
+    cr_expect_not(lane_pick(&lanes, STREAM(2), 3, &lane));
+    (void)send(STREAM(2), 2, &lane);
+    cr_assert(lane_oldest(&lanes, STREAM(2), &lane, &sequence));
+    cr_expect_eq(lanes.lane[lane].stream, STREAM(2));
+    cr_expect_eq(sequence, 1);
+    end(lane, 1, WIRE_OK);
+    cr_expect(lane_pick(&lanes, STREAM(3), 1, &lane));
+}
+
+Test(client_lane, sequences_go_on_where_their_low_halves_wrap)
+{
+    uint64_t base = (UINT64_C(3) << 32) - 40;
+    unsigned lane;
+    for (unsigned i = 0; i < PAGE_LANES; i++) {
+        begin_at(i, base);
+    }
+    uint64_t old = base - 100;
+    for (int i = 1; i <= 200; i++) {
+        uint64_t sequence = send(STREAM(1), 1, &lane);
+        cr_assert_eq(sequence, base + (uint64_t)i);
+        cr_assert_not(lane_ended(&lanes, lane, sequence));
+        cr_assert(lane_ended(&lanes, lane, old), "what ended long ago stays ended");
+        end(lane, sequence, i % 50 == 0 ? WIRE_CANCELLED : WIRE_OK);
+        cr_assert(lane_ended(&lanes, lane, sequence));
+        lane_reap(&lanes, lane);
+        cr_assert_eq(lane_find_failure(&lanes, lane, sequence, 1) != NULL, i % 50 == 0);
+    }
+    cr_expect_not_null(lane_find_failure(&lanes, lane, base + 50, 1));
+    cr_expect_null(lane_find_failure(&lanes, lane, base + 50 + (UINT64_C(1) << 32), 1));
+}
+
+Test(client_lane, a_daemon_that_counts_ahead_is_not_believed)
+{
+    unsigned lane;
+    (void)send(STREAM(1), 2, &lane);
+    atomic_store(&page->lane[lane].done, 3);
+    cr_expect_not(lane_ended(&lanes, lane, 1));
+    lane_reap(&lanes, lane);
+    cr_expect_eq(lanes.in_flight, 2);
+    atomic_store(&page->lane[lane].done, UINT32_MAX);
+    cr_expect_not(lane_ended(&lanes, lane, 1));
+    end(lane, 2, WIRE_OK);
+    cr_expect(lane_ended(&lanes, lane, 2));
+}
+
+Test(client_lane, a_request_that_ended_without_a_result_has_failed)
+{
+    unsigned lane;
+    (void)send(STREAM(1), 1, &lane);
+    atomic_store(&page->lane[lane].done, 1);
+    lane_reap(&lanes, lane);
+    const struct lane_failure *failure = lane_find_failure(&lanes, lane, 1, 1);
+    cr_assert_not_null(failure);
+    cr_expect_eq(failure->error.status, WIRE_INTERNAL);
+}
+
+/* ---- Failures ----------------------------------------------------------------------------------- */
+
+static const struct wire_error told = {WIRE_UNSUPPORTED, "the daemon's own words"};
+
+Test(client_lane, the_sentence_of_a_failure_may_come_before_or_after_its_status)
+{
+    unsigned lane;
+    (void)send(STREAM(1), 2, &lane);
+    lane_tell(&lanes, lane, 1, &told);
+    end(lane, 1, WIRE_UNSUPPORTED);
+    end(lane, 2, WIRE_UNSUPPORTED);
+    lane_reap(&lanes, lane);
+    cr_expect(lane_find_failure(&lanes, lane, 1, 1)->told);
+    const struct lane_failure *second = lane_find_failure(&lanes, lane, 2, 1);
+    cr_assert_not_null(second);
+    cr_expect_not(second->told);
+    cr_expect_eq(second->error.status, WIRE_UNSUPPORTED);
+    cr_expect_str_not_empty(second->error.detail);
+    lane_tell(&lanes, lane, 2, &told);
+    cr_expect(second->told);
+    cr_expect_str_eq(second->error.detail, "the daemon's own words");
+    cr_expect_eq(lanes.next_failure, 2, "each is kept once");
+}
+
+Test(client_lane, an_array_fails_with_its_first_failure)
+{
+    unsigned lane;
+    (void)send(STREAM(1), 8, &lane);
+    for (uint64_t sequence = 1; sequence <= 8; sequence++) {
+        bool fails = sequence == 3 || sequence == 6;
+        end(lane, sequence, fails ? WIRE_DEVICE_FAULT : WIRE_OK);
+    }
+    lane_tell(&lanes, lane, 6, &told);
+    lane_reap(&lanes, lane);
+    cr_expect_eq(lane_find_failure(&lanes, lane, 8, 8)->sequence, 3);
+    cr_expect_eq(lane_find_failure(&lanes, lane, 8, 5)->sequence, 6);
+    cr_expect_null(lane_find_failure(&lanes, lane, 8, 2));
+    cr_expect_null(lane_find_failure(&lanes, lane + 1, 8, 8));
+}
+
+Test(client_lane, the_last_256_failures_are_remembered)
+{
+    unsigned lane;
+    for (uint64_t i = 1; i <= 300; i++) {
+        (void)send(STREAM(1), 1, &lane);
+        end(lane, i, WIRE_CANCELLED);
+        lane_reap(&lanes, lane);
+    }
+    cr_expect_null(lane_find_failure(&lanes, lane, 44, 1));
+    for (uint64_t i = 45; i <= 300; i++) {
+        cr_assert_not_null(lane_find_failure(&lanes, lane, i, 1));
+    }
+}
+
+Test(client_lane, words_about_requests_that_never_were_are_ignored)
+{
+    unsigned lane;
+    (void)send(STREAM(1), 2, &lane);
+    lane_tell(&lanes, PAGE_LANES, 1, &told);
+    lane_tell(&lanes, lane, 3, &told);
+    lane_tell(&lanes, lane, 0, &told);
+    cr_expect_not(lanes.any_failed);
+}
+
+/* ---- Tickets ------------------------------------------------------------------------------------ */
+
+Test(client_lane, tickets_give_back_what_they_were_made_of_and_are_never_0)
+{
+    const uint64_t sequences[] = {32, 33, UINT32_MAX, UINT64_C(1) << 32, (UINT64_C(1) << 54) - 1};
+    for (unsigned lane = 0; lane < PAGE_LANES; lane++) {
+        for (size_t count = 1; count <= 32; count++) {
+            for (size_t i = 0; i < sizeof sequences / sizeof *sequences; i++) {
+                attnd_ticket ticket = submit_ticket(lane, sequences[i], count);
+                cr_assert_neq(ticket, 0);
+                cr_assert_eq(submit_ticket_lane(ticket), lane);
+                cr_assert_eq(submit_ticket_count(ticket), count);
+                cr_assert_eq(submit_ticket_sequence(ticket), sequences[i]);
+            }
+        }
+    }
+    cr_expect_geq(submit_ticket_lane(0), PAGE_LANES);
+}
