@@ -332,6 +332,11 @@ static bool check_place(const struct wire_tensor *tensor, const struct wire_exte
     const char *name = wire_role_name(tensor->role);
     size_t size = wire_dtype_bytes(tensor->dtype);
 
+    if (!is_placed(extent)) { /* it has an address all the same */
+        return offset <= region_bytes ||
+               fail(error, "%s.offset is %" PRIu64 ", outside of the region of %" PRIu64 " bytes",
+                   name, offset, region_bytes);
+    }
     if (offset % size != 0) {
         return fail(error,
             "%s.offset is %" PRIu64 ", no multiple of the %zu bytes of an %s element", name, offset,
@@ -423,8 +428,7 @@ bool validate_call(const struct wire_plan *plan, const struct wire_extent extent
             call->tensors, plan->tensors);
     }
     for (uint32_t i = 0; i < plan->tensors; i++) {
-        if (is_placed(&extents[i]) &&
-            !check_place(&plan->tensor[i], &extents[i], call->offset[i], region_bytes[i], error)) {
+        if (!check_place(&plan->tensor[i], &extents[i], call->offset[i], region_bytes[i], error)) {
             return false;
         }
     }

@@ -47,7 +47,7 @@ bool validate_plan(const struct wire_plan *plan, struct wire_shape *shape,
  * overlaps another tensor. region_bytes[t] is the true size of tensor t's region (the caller resolved
  * call->region[t]). Tensors in different regions do not overlap. Overlap means: byte ranges meet,
  * unless both tensors have equal strides and disjoint index boxes (as dq, dk, dv of a packed dqkv do).
- * A tensor without elements lies nowhere: its region, offset and region_bytes mean nothing.
+ * A tensor without elements overlaps nothing; its offset need only be within the region.
  */
 bool validate_call(const struct wire_plan *plan, const struct wire_extent extents[WIRE_MAX_TENSORS],
     const struct wire_call *call, const uint64_t region_bytes[WIRE_MAX_TENSORS],

@@ -518,7 +518,7 @@ Test(validate, tensors_of_different_regions_do_not_overlap)
     cr_expect(strstr(error.detail, "9 tensors, but its plan has 10") != NULL, "%s", error.detail);
 }
 
-Test(validate, empty_tensors_lie_nowhere)
+Test(validate, empty_tensors_need_no_room)
 {
     struct messages_extents none = base_extents;
     struct wire_plan plan;
@@ -533,6 +533,11 @@ Test(validate, empty_tensors_lie_nowhere)
     cr_assert(validate_plan(&plan, &shape, extents, &error), "%s", error.detail);
     for (uint32_t t = 0; t < plan.tensors; t++) {
         call.offset[t] = 7 * t;
+        region_bytes[t] = 7 * t;
     }
     cr_expect(validate_call(&plan, extents, &call, region_bytes, &error), "%s", error.detail);
+    call.offset[8]++;
+    cr_expect_not(validate_call(&plan, extents, &call, region_bytes, &error));
+    cr_expect(strstr(error.detail, "dk.offset is 57, outside of the region of 56") != NULL, "%s",
+        error.detail);
 }
