@@ -120,30 +120,30 @@ unsigned door_install(const struct door_rules *rules)
 }
 
 __attribute__((visibility("default"))) int accept4(
-    int listener, __SOCKADDR_ARG address, socklen_t *restrict length, int flags)
+    int fd, __SOCKADDR_ARG addr, socklen_t *restrict addr_len, int flags)
 {
-    int fd = (int)syscall(SYS_accept4, listener, address.__sockaddr__, length, flags);
+    int accepted = (int)syscall(SYS_accept4, fd, addr.__sockaddr__, addr_len, flags);
 
     if (!door.installed) {
-        return fd;
+        return accepted;
     }
-    if (fd < 0 && (errno == EMFILE || errno == ENFILE)) {
-        turn_away(listener);
+    if (accepted < 0 && (errno == EMFILE || errno == ENFILE)) {
+        turn_away(fd);
         log_refusal("no descriptor left");
         errno = ECONNABORTED;
         return -1;
     }
-    if (fd < 0) {
+    if (accepted < 0) {
         return -1;
     }
-    const char *why = !peer_is_allowed(fd)        ? "its user is not on the list"
-                      : descriptors_are_short(fd) ? "descriptors run short"
-                                                  : NULL;
+    const char *why = !peer_is_allowed(accepted)        ? "its user is not on the list"
+                      : descriptors_are_short(accepted) ? "descriptors run short"
+                                                        : NULL;
     if (why != NULL) {
-        (void)close(fd);
+        (void)close(accepted);
         log_refusal(why);
         errno = ECONNABORTED;
         return -1;
     }
-    return fd;
+    return accepted;
 }

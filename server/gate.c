@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "codec.h"
+#include "log.h"
 
 #define BACKLOG 128
 #define CONNECTIONS_PER_TURN 16
@@ -218,6 +219,9 @@ static bool handle_packet(struct connection *connection, const struct packet *pa
 
     if (answer(connection, packet, &reply)) {
         reply.error.status = WIRE_OK;
+    } else {
+        log_debug("gate: pid=%d refused: %s: %s", (int)connection->peer.pid,
+            wire_status_name(reply.error.status), reply.error.detail);
     }
     for (unsigned i = 0; i < packet->descriptors; i++) {
         (void)close(packet->descriptor[i]);

@@ -1,5 +1,6 @@
 /* attnd: reads the command line and the configuration file, then runs the server. */
 #include <argp.h>
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sysexits.h>
@@ -16,6 +17,7 @@ struct command_line {
     const char *text[MAX_OPTIONS]; /* per option of the table; NULL: not given */
 };
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): the type is argp's */
 static error_t on_argument(int key, char *text, struct argp_state *state)
 {
     struct command_line *line = state->input;
@@ -40,8 +42,9 @@ static void parse_command_line(int argc, char **argv, struct command_line *line)
         .doc = "Computes attention for all trainer processes of this machine.",
     };
 
+    assert(config_option_count() <= MAX_OPTIONS);
     argp_program_version = "attnd " ATTND_VERSION;
-    for (size_t i = 0; i < config_option_count() && i < MAX_OPTIONS; i++) {
+    for (size_t i = 0; i < config_option_count(); i++) {
         const struct config_option *option = config_option_at(i);
         entries[i + 1] = (struct argp_option){.name = option->name,
             .key = KEY_OPTION + (int)i,
@@ -59,7 +62,7 @@ static int configure(
     if (line->file != NULL && !config_read_file(config, line->file, message)) {
         return EX_CONFIG;
     }
-    for (size_t i = 0; i < config_option_count() && i < MAX_OPTIONS; i++) {
+    for (size_t i = 0; i < config_option_count(); i++) {
         if (line->text[i] != NULL &&
             !config_set(config, config_option_at(i), line->text[i], message)) {
             return EX_USAGE;

@@ -39,7 +39,7 @@ static struct attn_view *view_of(struct attn_problem *problem, enum wire_role ro
     case WIRE_ROLE_END:
         break;
     }
-    assert(!"validated plans have only roles of the enum");
+    assert(false && "validated plans have only roles of the enum");
     return NULL;
 }
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "codec.h"
+#include "log.h"
 
 struct request_handler {
     struct session_table *sessions; /* borrowed */
@@ -33,6 +34,9 @@ static void reply_status(struct request_handler *handler, const struct transport
 {
     struct wire_reply message = {.id = handler->request.id, .error = *error};
 
+    if (error->status != WIRE_OK) {
+        log_debug("request refused: %s: %s", wire_status_name(error->status), error->detail);
+    }
     reply(handler, peer, &message);
 }
 
@@ -42,6 +46,8 @@ static void reply_failed(
     struct wire_reply message = {
         .id = job->request_id, .error = job->error, .kind = WIRE_REPLY_FAILED};
 
+    log_debug("session %" PRIu32 ", request failed: %s: %s", session->id,
+        wire_status_name(job->error.status), job->error.detail);
     message.failed.lane = job->lane;
     message.failed.sequence = job->sequence;
     reply(handler, &session->peer, &message);

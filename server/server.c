@@ -1,5 +1,6 @@
 #include "server.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -244,7 +245,9 @@ static void finish(struct server *server)
     uv_close((uv_handle_t *)&server->interrupt, NULL);
     uv_close((uv_handle_t *)&server->drain, NULL);
     (void)uv_run(&server->loop, UV_RUN_DEFAULT);
-    (void)uv_loop_close(&server->loop);
+    int left = uv_loop_close(&server->loop);
+    assert(left == 0);
+    (void)left;
     request_handler_destroy(server->requests);
     session_table_finish(&server->sessions);
     if (server->backend != NULL) {
@@ -264,6 +267,8 @@ static int serve(struct server *server)
     bool started = start(server, &what);
     if (started) {
         run(server);
+        log_info("stopped: messages with wrong frames=%" PRIu64 ", replies not taken=%" PRIu64,
+            server->transport.malformed, server->transport.unsent);
     } else {
         log_error("cannot start, %s: %s", what, strerrordesc_np(errno));
     }
@@ -286,8 +291,5 @@ int server_run(const struct config *config)
     }
     int status = serve(&server);
     home_close(&server.home);
-    if (status == 0) {
-        log_info("stopped");
-    }
     return status;
 }
