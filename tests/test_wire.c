@@ -73,6 +73,7 @@ Test(wire, copied_text_is_printable)
         {"\xc3", "?"},                          /* cut at the end */
         {"\xe2\x82", "??"},                     /* cut at the end */
         {"\xc0\xaf\xe0\x80\xaf", "?????"},      /* longer than needed */
+        {"\xe0\x82\xa9", "???"},                /* so too, for a printable one */
         {"\xc2\x9b", "??"},                     /* U+009B, which starts a terminal sequence */
         {"\xc2\xa0", "\xc2\xa0"},               /* the first one past the control characters */
         {"\xed\xa0\x80", "???"},                /* a surrogate */
