@@ -11,24 +11,34 @@
 
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
-#define TILE_ROWS 8
+#define PATCH_ROWS 8
 #elif defined(__AVX2__)
 #define VECTOR_BYTES 32
-#define TILE_ROWS 4
+#define PATCH_ROWS 4
 #else
 #define VECTOR_BYTES 16
-#define TILE_ROWS 4
+#define PATCH_ROWS 4
 #endif
+
+/* Blocks that are turned over when lanes are packed: rows of SIDE elements in one vector. */
+#if defined(__AVX2__)
+#define SIDE 8
+#define LOW_HALVES(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define HIGH_HALVES(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#else
+#define SIDE 4
+#define LOW_HALVES(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
+#define HIGH_HALVES(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
+#endif
+
 #define VECTOR_LANES (VECTOR_BYTES / sizeof(float))
-#define TILE_VECTORS 2
-#define TILE_LANES (TILE_VECTORS * VECTOR_LANES)
+#define PATCH_VECTORS 2
+#define PATCH_LANES (PATCH_VECTORS * VECTOR_LANES)
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
 typedef float vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
-typedef float octet __attribute__((vector_size(32), may_alias)); /* SIMD_UNIT elements */
-
-extern const struct simd SIMD_TABLE;
+typedef float side __attribute__((vector_size(SIDE * sizeof(float)), may_alias));
 
 static inline uint32_t bits_of(float value)
 {
@@ -46,12 +56,18 @@ static inline float float_of(uint32_t bits)
     return value;
 }
 
-/* e^x within 2 ulp; below the smallest normal number 0, above the largest inf. */
+/*
+ * e^x = 2^n * e^r within 1.1 ulp; below the smallest normal number 0, near the largest and above
+ * inf. The polynomial for (e^r - 1 - r) / r^2 makes the largest relative error of e^r, 3.1e-9, as
+ * small as its degree allows.
+ */
 static ALWAYS_INLINE float exponential(float x)
 {
     const float low = -87.33F;
     const float high = 89.0F;
-    const float rounder = 12582912.0F; /* 1.5 * 2^23: its last mantissa bit is worth 1 */
+    const float rounder = 0x1.8p23F;     /* the last bit of such a number is worth 1 */
+    const float ln2_head = 0x1.62e4p-1F; /* short: its product with n is exact */
+    const float ln2_tail = 0x1.7f7d1cp-20F;
     float clamped = x < low ? low : x;
     float shifted;
     float n;
@@ -59,38 +75,57 @@ static ALWAYS_INLINE float exponential(float x)
     float y;
 
     clamped = clamped > high ? high : clamped;
-    shifted = clamped * 1.44269504F + rounder;
+    shifted = clamped * 0x1.715476p0F + rounder;
     n = shifted - rounder;
-    r = clamped - n * 0.693359375F; /* ln 2 in two parts, the first short enough to be exact */
-    r = r + n * 2.12194440e-4F;
-    y = 1.9875691500e-4F;
-    y = y * r + 1.3981999507e-3F;
-    y = y * r + 8.3334519073e-3F;
-    y = y * r + 4.1665795894e-2F;
-    y = y * r + 1.6666665459e-1F;
-    y = y * r + 5.0000001201e-1F;
+    r = clamped - n * ln2_head;
+    r = r - n * ln2_tail;
+    y = 0x1.6a23cap-10F;
+    y = y * r + 0x1.123a22p-7F;
+    y = y * r + 0x1.5558f4p-5F;
+    y = y * r + 0x1.555492p-3F;
+    y = y * r + 0x1.fffffcp-2F;
     y = y * (r * r) + r + 1.0F;
     y = y * float_of((bits_of(shifted) << 23) + 0x3f800000U);
     return x < low ? 0.0F : y;
 }
 
-/* One tile of a product, TILE_ROWS x TILE_LANES, held in registers; a's strides are constants of the
- * callers. */
-static ALWAYS_INLINE void tile_product(vector sums[TILE_ROWS][TILE_VECTORS], const float *a,
-    size_t row_stride, size_t depth_stride, const float *panel, size_t depth)
+/* A patch of a product, held in registers while it grows. */
+struct patch {
+    vector sums[PATCH_ROWS][PATCH_VECTORS];
+};
+
+/* The strides of a are constants of the callers. */
+static ALWAYS_INLINE void patch_multiply(struct patch *patch, const float *a, size_t row_stride,
+    size_t depth_stride, const float *panel, size_t depth)
 {
-    for (size_t r = 0; r < TILE_ROWS; r++) {
-        for (size_t v = 0; v < TILE_VECTORS; v++) {
-            sums[r][v] = (vector){0};
-        }
-    }
+    *patch = (struct patch){0};
     for (size_t k = 0; k < depth; k++) {
         const vector *b = (const vector *)(panel + k * SIMD_PANEL);
-        for (size_t r = 0; r < TILE_ROWS; r++) {
+        for (size_t r = 0; r < PATCH_ROWS; r++) {
             float scalar = a[r * row_stride + k * depth_stride];
-            for (size_t v = 0; v < TILE_VECTORS; v++) {
-                sums[r][v] += scalar * b[v];
+            for (size_t v = 0; v < PATCH_VECTORS; v++) {
+                patch->sums[r][v] += scalar * b[v];
             }
+        }
+    }
+}
+
+static ALWAYS_INLINE void patch_store(const struct patch *patch, float *products)
+{
+    for (size_t r = 0; r < PATCH_ROWS; r++) {
+        vector *to = (vector *)(products + r * SIMD_PANEL);
+        for (size_t v = 0; v < PATCH_VECTORS; v++) {
+            to[v] = patch->sums[r][v];
+        }
+    }
+}
+
+static ALWAYS_INLINE void patch_add(const struct patch *patch, float *sums, const vector *factor)
+{
+    for (size_t r = 0; r < PATCH_ROWS; r++) {
+        vector *to = (vector *)(sums + r * SIMD_PANEL);
+        for (size_t v = 0; v < PATCH_VECTORS; v++) {
+            to[v] = to[v] * factor[v] + patch->sums[r][v];
         }
     }
 }
@@ -98,16 +133,11 @@ static ALWAYS_INLINE void tile_product(vector sums[TILE_ROWS][TILE_VECTORS], con
 static void multiply(
     float *products, const float *block, const float *panel, size_t rows, size_t width)
 {
-    for (size_t lane = 0; lane < SIMD_PANEL; lane += TILE_LANES) {
-        for (size_t row = 0; row < rows; row += TILE_ROWS) {
-            vector sums[TILE_ROWS][TILE_VECTORS];
-            tile_product(sums, block + row * width, width, 1, panel + lane, width);
-            for (size_t r = 0; r < TILE_ROWS; r++) {
-                vector *to = (vector *)(products + (row + r) * SIMD_PANEL + lane);
-                for (size_t v = 0; v < TILE_VECTORS; v++) {
-                    to[v] = sums[r][v];
-                }
-            }
+    for (size_t lane = 0; lane < SIMD_PANEL; lane += PATCH_LANES) {
+        for (size_t row = 0; row < rows; row += PATCH_ROWS) {
+            struct patch patch;
+            patch_multiply(&patch, block + row * width, width, 1, panel + lane, width);
+            patch_store(&patch, products + row * SIMD_PANEL + lane);
         }
     }
 }
@@ -115,21 +145,16 @@ static void multiply(
 static void accumulate(float *sums, const float *factor, const float *block, const float *weights,
     size_t rows, size_t width)
 {
-    for (size_t lane = 0; lane < SIMD_PANEL; lane += TILE_LANES) {
-        vector scale[TILE_VECTORS];
-        for (size_t v = 0; v < TILE_VECTORS; v++) {
+    for (size_t lane = 0; lane < SIMD_PANEL; lane += PATCH_LANES) {
+        vector scale[PATCH_VECTORS];
+        for (size_t v = 0; v < PATCH_VECTORS; v++) {
             vector one = (vector){0} + 1.0F;
             scale[v] = factor != NULL ? ((const vector *)(factor + lane))[v] : one;
         }
-        for (size_t c = 0; c < width; c += TILE_ROWS) {
-            vector part[TILE_ROWS][TILE_VECTORS];
-            tile_product(part, block + c, 1, width, weights + lane, rows);
-            for (size_t r = 0; r < TILE_ROWS; r++) {
-                vector *to = (vector *)(sums + (c + r) * SIMD_PANEL + lane);
-                for (size_t v = 0; v < TILE_VECTORS; v++) {
-                    to[v] = to[v] * scale[v] + part[r][v];
-                }
-            }
+        for (size_t c = 0; c < width; c += PATCH_ROWS) {
+            struct patch patch;
+            patch_multiply(&patch, block + c, 1, width, weights + lane, rows);
+            patch_add(&patch, sums + c * SIMD_PANEL + lane, scale);
         }
     }
 }
@@ -184,36 +209,34 @@ static void softmax(
     }
 }
 
-/* A probability of 0 stops whatever the other factor is: a query that sees nothing has gradient 0. */
-static ALWAYS_INLINE void gradient_element(float lse, float delta, float *value, float *gradient)
+/* A probability of 0 stops whatever the other factor is: a query that sees nothing has gradient 0.
+ * Clears bits because the compiler would make a branch of a choice, and no vectors. */
+static ALWAYS_INLINE void gradient_row(const float *restrict lse, const float *restrict delta,
+    float *restrict products, float *restrict gradients)
 {
-    float p = exponential(*value - lse);
-    float ds = p * (*gradient - delta);
-
-    *value = p;
-    *gradient = p == 0.0F ? 0.0F : ds;
+    for (size_t lane = 0; lane < SIMD_PANEL; lane++) {
+        float p = exponential(products[lane] - lse[lane]);
+        float ds = p * (gradients[lane] - delta[lane]);
+        products[lane] = p;
+        gradients[lane] = float_of(bits_of(ds) & (p == 0.0F ? 0U : ~0U));
+    }
 }
 
 static void gradient(const struct simd_scores *scores, const struct simd_stats *stats,
     float *restrict products, float *restrict gradients)
 {
+    _Alignas(64) float lse[SIMD_PANEL];
+    _Alignas(64) float delta[SIMD_PANEL];
+
+    memcpy(lse, stats->lse, stats->of_rows ? 0 : sizeof(lse));
+    memcpy(delta, stats->delta, stats->of_rows ? 0 : sizeof(delta));
     for (size_t row = 0; row < scores->rows; row++) {
-        float *restrict p = products + row * SIMD_PANEL;
-        float *restrict ds = gradients + row * SIMD_PANEL;
-        score_row(scores, row, p);
-        if (stats->of_rows) {
-            float lse = stats->lse[scores->first + row];
-            float delta = stats->delta[scores->first + row];
-            for (size_t lane = 0; lane < SIMD_PANEL; lane++) {
-                gradient_element(lse, delta, p + lane, ds + lane);
-            }
-        } else {
-            const float *restrict lse = stats->lse;
-            const float *restrict delta = stats->delta;
-            for (size_t lane = 0; lane < SIMD_PANEL; lane++) {
-                gradient_element(lse[lane], delta[lane], p + lane, ds + lane);
-            }
+        for (size_t lane = 0; stats->of_rows && lane < SIMD_PANEL; lane++) {
+            lse[lane] = stats->lse[scores->first + row];
+            delta[lane] = stats->delta[scores->first + row];
         }
+        score_row(scores, row, products + row * SIMD_PANEL);
+        gradient_row(lse, delta, products + row * SIMD_PANEL, gradients + row * SIMD_PANEL);
     }
 }
 
@@ -302,16 +325,14 @@ static void load_block(float *block, const struct simd_matrix *from)
     memset(block + from->rows * width, 0, (rows - from->rows) * width * sizeof(float));
 }
 
-/* Interleaving both halves of the rows three times turns 8 x 8 elements over. */
-static ALWAYS_INLINE void transpose(octet rows[SIMD_UNIT])
+/* Turns SIDE x SIDE elements over: each round interleaves both halves of the rows. */
+static ALWAYS_INLINE void transpose(side rows[SIDE])
 {
-    for (size_t round = 0; round < 3; round++) {
-        octet mixed[SIMD_UNIT];
-        for (size_t i = 0; i < 4; i++) {
-            octet a = rows[i];
-            octet b = rows[i + 4];
-            mixed[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-            mixed[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+    for (size_t width = 1; width < SIDE; width *= 2) {
+        side mixed[SIDE];
+        for (size_t i = 0; i < SIDE / 2; i++) {
+            mixed[2 * i] = LOW_HALVES(rows[i], rows[i + SIDE / 2]);
+            mixed[2 * i + 1] = HIGH_HALVES(rows[i], rows[i + SIDE / 2]);
         }
         memcpy(rows, mixed, sizeof(mixed));
     }
@@ -327,25 +348,25 @@ static void load_panels(float *panels, const struct simd_matrix *from)
 {
     size_t width = simd_pad(from->width);
     size_t end = (from->rows + SIMD_PANEL - 1) / SIMD_PANEL * SIMD_PANEL;
-    _Alignas(64) float values[SIMD_UNIT][ATTN_MAX_HEAD_DIM] = {0};
+    _Alignas(64) float values[SIDE][ATTN_MAX_HEAD_DIM] = {0};
 
-    for (size_t row = 0; row < end; row += SIMD_UNIT) {
+    for (size_t row = 0; row < end; row += SIDE) {
         float *to = panels + lanes_at(row, width);
-        for (size_t i = 0; i < SIMD_UNIT; i++) {
+        for (size_t i = 0; i < SIDE; i++) {
             if (row + i < from->rows) {
                 load_row(values[i], from, row + i);
             } else {
                 memset(values[i], 0, from->width * sizeof(float));
             }
         }
-        for (size_t c = 0; c < width; c += SIMD_UNIT) {
-            octet block[SIMD_UNIT];
-            for (size_t i = 0; i < SIMD_UNIT; i++) {
-                block[i] = *(const octet *)(values[i] + c);
+        for (size_t c = 0; c < width; c += SIDE) {
+            side block[SIDE];
+            for (size_t i = 0; i < SIDE; i++) {
+                block[i] = *(const side *)(values[i] + c);
             }
             transpose(block);
-            for (size_t i = 0; i < SIMD_UNIT; i++) {
-                *(octet *)(to + (c + i) * SIMD_PANEL) = block[i];
+            for (size_t i = 0; i < SIDE; i++) {
+                *(side *)(to + (c + i) * SIMD_PANEL) = block[i];
             }
         }
     }
@@ -354,22 +375,22 @@ static void load_panels(float *panels, const struct simd_matrix *from)
 static void store_panels(const struct simd_matrix *to, const float *panels, const float *factor)
 {
     size_t width = simd_pad(to->width);
-    _Alignas(64) float values[SIMD_UNIT][ATTN_MAX_HEAD_DIM];
+    _Alignas(64) float values[SIDE][ATTN_MAX_HEAD_DIM] = {0};
 
-    for (size_t row = 0; row < to->rows; row += SIMD_UNIT) {
+    for (size_t row = 0; row < to->rows; row += SIDE) {
         const float *from = panels + lanes_at(row, width);
-        for (size_t c = 0; c < width; c += SIMD_UNIT) {
-            octet block[SIMD_UNIT];
-            for (size_t i = 0; i < SIMD_UNIT; i++) {
+        for (size_t c = 0; c < width; c += SIDE) {
+            side block[SIDE];
+            for (size_t i = 0; i < SIDE; i++) {
                 block[i] =
-                    *(const octet *)(from + (c + i) * SIMD_PANEL) * *(const octet *)(factor + row);
+                    *(const side *)(from + (c + i) * SIMD_PANEL) * *(const side *)(factor + row);
             }
             transpose(block);
-            for (size_t i = 0; i < SIMD_UNIT; i++) {
-                *(octet *)(values[i] + c) = block[i];
+            for (size_t i = 0; i < SIDE; i++) {
+                *(side *)(values[i] + c) = block[i];
             }
         }
-        for (size_t i = 0; i < SIMD_UNIT && row + i < to->rows; i++) {
+        for (size_t i = 0; i < SIDE && row + i < to->rows; i++) {
             store_row(to, row + i, values[i]);
         }
     }

@@ -79,6 +79,12 @@ struct simd {
     void (*lane_dots)(float *dots, const float *a, const float *b, size_t width);
 };
 
+extern const struct simd simd_portable;
+#if defined(__x86_64__)
+extern const struct simd simd_avx2;
+extern const struct simd simd_avx512;
+#endif
+
 static inline size_t simd_pad(size_t count)
 {
     return (count + SIMD_UNIT - 1) / SIMD_UNIT * SIMD_UNIT;

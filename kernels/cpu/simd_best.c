@@ -1,25 +1,16 @@
 #include "simd.h"
 
-extern const struct simd simd_portable;
-
+/* The compilers' own detection also asks whether the operating system keeps the wide registers. */
+const struct simd *simd_best(void)
+{
 #if defined(__x86_64__)
-extern const struct simd simd_avx2;
-extern const struct simd simd_avx512;
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 
-const struct simd *simd_best(void)
-{
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-        return &simd_avx512;
+    if (avx2) {
+        return avx512 ? &simd_avx512 : &simd_avx2;
     }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        return &simd_avx2;
-    }
-    return &simd_portable;
-}
-#else
-const struct simd *simd_best(void)
-{
-    return &simd_portable;
-}
 #endif
+    return &simd_portable;
+}
