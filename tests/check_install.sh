@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# What is installed belongs together: the unit starts the daemon that is there with the configuration
+# that is there, the library shows its own functions alone, and the README's C example compiles
+# against header, library and pkg-config file.
+#
+#   tests/check_install.sh BUILD_DIRECTORY COMPILER
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+build=$1 compiler=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+fail() {
+    echo "install: $1" >&2
+    exit 1
+}
+
+find_installed() { # name
+    local found
+    found=$(find "$work/root" -name "$1" -print -quit)
+    [[ -n $found ]] || fail "$1 is not installed"
+    echo "$found"
+}
+
+DESTDIR=$work/root cmake --install "$build" >/dev/null
+
+unit=$(find_installed attnd@.service)
+read -r daemon _ config _ < <(sed -n 's/^ExecStart=//p' "$unit")
+[[ -x $work/root$daemon ]] || fail "the unit starts $daemon, which is not installed"
+[[ -f $work/root$config ]] || fail "the unit names $config, which is not installed"
+"$work/root$daemon" --version >/dev/null
+
+library=$(find_installed libattnd.so.0)
+foreign=$(nm -D --defined-only "$library" | awk '$2 != "A" && $3 !~ /^attnd_/ { print $3 }')
+[[ -z $foreign ]] || fail "the library shows $foreign"
+
+awk '/^```c$/ { inside = 1; next } /^```/ { inside = 0 } inside' "$root/README.md" >"$work/example.c"
+grep -q 'int main' "$work/example.c" || fail "there is no C program in README.md"
+export PKG_CONFIG_SYSROOT_DIR=$work/root
+PKG_CONFIG_PATH=$(dirname "$(find_installed attnd.pc)")
+export PKG_CONFIG_PATH
+read -ra flags < <(pkg-config --cflags --libs attnd)
+"$compiler" -std=c11 -Wall -Wextra -Wpedantic -Werror "$work/example.c" "${flags[@]}" \
+    -o "$work/example"
+echo "install: everything is there and belongs together"
