@@ -113,7 +113,24 @@ Test(arena, takes_the_smallest_gap_that_is_large_enough)
     arena_acquire(arena, ARENA_ALIGNMENT);
     arena_release(arena, four);
     arena_release(arena, two);
-    cr_expect_eq(arena_acquire(arena, 3 * ARENA_ALIGNMENT), four);
     cr_expect_eq(arena_acquire(arena, 2 * ARENA_ALIGNMENT), two);
+    cr_expect_eq(arena_acquire(arena, 3 * ARENA_ALIGNMENT), four);
+    arena_destroy(arena);
+}
+
+Test(arena, gives_no_more_pieces_than_it_has_records_for)
+{
+    unsigned char *base = (unsigned char *)(uintptr_t)0x100000;
+    struct arena *arena = arena_create(base, 100 * ARENA_ALIGNMENT, 3);
+    void *second = NULL;
+    for (int i = 0; i < 3; i++) {
+        void *piece = arena_acquire(arena, 1);
+        cr_assert_not_null(piece);
+        second = i == 1 ? piece : second;
+    }
+    cr_expect_null(arena_acquire(arena, 1));
+    arena_release(arena, second);
+    cr_expect_eq(arena_acquire(arena, 1), second);
+    cr_expect_null(arena_acquire(arena, 1));
     arena_destroy(arena);
 }

@@ -86,6 +86,23 @@ Test(share, gives_those_passed_over_what_they_missed)
     cr_expect_leq(fabs(served[1] - served[0]), 2 * QUANTUM);
 }
 
+Test(share, forgets_credit_that_grows_without_end)
+{
+    struct share root;
+    struct share leaf[2];
+    double served[2] = {0};
+    share_init(&root, NULL);
+    for (int i = 0; i < 2; i++) {
+        share_init(&leaf[i], &root);
+        share_attach(&leaf[i]);
+    }
+    for (int round = 0; round < 1000; round++) {
+        pick(&root, 10, 50, &leaf[1], served, leaf);
+    }
+    cr_expect_geq(leaf[1].deficit, 4 * QUANTUM);
+    cr_expect_leq(leaf[1].deficit, 20 * QUANTUM);
+}
+
 Test(share, keeps_debt_and_little_credit_of_those_who_leave)
 {
     struct share root;
