@@ -15,7 +15,7 @@
 #define BACKLOG 128
 #define CONNECTIONS_PER_TURN 16
 #define PACKETS_PER_TURN 8 /* of one connection; then others get their turn */
-#define PACKET_BYTES 1024  /* no request of the gate comes near */
+#define REPLY_BYTES 1024   /* no reply of the gate comes near */
 #define MAX_DESCRIPTORS 4  /* taken out of one packet, to be closed if they are too many */
 #define SPARE_CONNECTIONS 64
 #define SPARE_CONNECTIONS_PER_UID 16 /* such as have no session and learn why */
@@ -33,7 +33,7 @@ struct connection {
 };
 
 struct packet {
-    uint8_t bytes[PACKET_BYTES];
+    uint8_t bytes[WIRE_MAX_MESSAGE_BYTES];
     size_t size;
     bool cut;             /* longer than the buffer */
     bool descriptors_cut; /* some were lost */
@@ -189,8 +189,8 @@ static bool answer(
     struct wire_gate_request request = {0};
 
     if (packet->cut) {
-        return wire_fail(
-            &reply->error, WIRE_PROTOCOL_ERROR, "the message has more than %d bytes", PACKET_BYTES);
+        return wire_fail(&reply->error, WIRE_PROTOCOL_ERROR, "the message has more than %d bytes",
+            WIRE_MAX_MESSAGE_BYTES);
     }
     bool decoded = codec_decode_gate_request(packet->bytes, packet->size, &request, &reply->error);
     reply->id = request.id;
@@ -207,7 +207,7 @@ static bool answer(
 /* false: the peer does not read its replies. */
 static bool send_reply(int fd, const struct wire_gate_reply *reply)
 {
-    uint8_t bytes[PACKET_BYTES];
+    uint8_t bytes[REPLY_BYTES];
     size_t size = codec_encode_gate_reply(reply, bytes, sizeof(bytes));
 
     return size > 0 && send(fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size;

@@ -231,8 +231,8 @@ uint32_t session_add_region(struct session_table *table, struct session *session
     return region_add(&session->regions, fd, bytes, error);
 }
 
-/* Each message pays this walk: at 64 sessions below 0.1 us, a fiftieth of its decoding. With
- * thousands of busy sessions a table hashed by the peer's name would be due. */
+/* Each message pays for this walk: 150 ns at 64 sessions, where decoding it takes 2,600 (EPYC,
+ * virtual, gcc -O2). With thousands of busy sessions a table by the peer's key would be due. */
 struct session *session_of_peer(struct session_table *table, const struct transport_peer *peer)
 {
     for (uint32_t i = 0; i < table->options.max_sessions; i++) {

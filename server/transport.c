@@ -31,6 +31,18 @@ static bool receive_frame(struct transport *transport, zmq_msg_t *frame)
     return received >= 0;
 }
 
+static void set_peer(struct transport_peer *peer, const uint8_t *name, size_t size)
+{
+    uint32_t key = UINT32_C(2166136261); /* FNV-1a */
+
+    for (size_t i = 0; i < size; i++) {
+        key = (key ^ name[i]) * UINT32_C(16777619);
+    }
+    peer->key = key;
+    peer->size = (uint8_t)size;
+    memcpy(peer->bytes, name, size);
+}
+
 /* The frames past the second; how many there were. */
 static unsigned skip_frames(struct transport *transport, zmq_msg_t *frame)
 {
@@ -71,8 +83,7 @@ static bool receive_message(struct transport *transport)
     (void)zmq_msg_init(&body);
     bool received = receive_frame(transport, &name);
     if (received && zmq_msg_more(&name) && zmq_msg_size(&name) <= sizeof(peer.bytes)) {
-        peer.size = (uint8_t)zmq_msg_size(&name);
-        memcpy(peer.bytes, zmq_msg_data(&name), peer.size);
+        set_peer(&peer, zmq_msg_data(&name), zmq_msg_size(&name));
         receive_body(transport, &peer, &body);
     } else if (received) {
         transport->malformed++;
@@ -198,11 +209,6 @@ bool transport_send(struct transport *transport, const struct transport_peer *pe
 
     transport->unsent += !sent;
     return sent;
-}
-
-bool transport_peer_equal(const struct transport_peer *a, const struct transport_peer *b)
-{
-    return a->size == b->size && memcmp(a->bytes, b->bytes, a->size) == 0;
 }
 
 void transport_close(struct transport *transport)

@@ -58,7 +58,7 @@ bool raw_gate_send(
     struct raw_client *client, const void *bytes, size_t size, const int *descriptors, size_t count)
 {
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(MAX_DESCRIPTORS * sizeof(int))] = {0};
-    char copy[WIRE_MAX_MESSAGE_BYTES];
+    static char copy[2 * WIRE_MAX_MESSAGE_BYTES];
     memcpy(copy, bytes, size);
     struct iovec part = {copy, size};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};

@@ -123,6 +123,15 @@ Test(gate, garbage_is_answered)
     open_session();
 }
 
+Test(gate, a_packet_too_large_is_answered)
+{
+    static uint8_t bytes[WIRE_MAX_MESSAGE_BYTES + 1];
+    struct wire_gate_reply reply;
+    cr_assert(raw_gate_send(&client, bytes, sizeof bytes, NULL, 0));
+    cr_assert(raw_gate_receive(&client, &reply));
+    expect(&reply, WIRE_PROTOCOL_ERROR, "more than 65536 bytes");
+}
+
 Test(gate, an_empty_packet_ends_the_connection)
 {
     cr_assert(raw_gate_send(&client, "", 0, NULL, 0));
