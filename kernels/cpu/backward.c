@@ -22,15 +22,6 @@ static struct stats stats_of(const struct tile_work *work, const struct tile_pla
     };
 }
 
-static struct tile_place next_block(struct tile_place place, int64_t first, int64_t end)
-{
-    int64_t rest = end - first;
-
-    place.first = first;
-    place.rows = (size_t)(rest < TILE_WALK_MAX ? rest : TILE_WALK_MAX);
-    return place;
-}
-
 /* Probabilities and ds of the packed block against one panel, into the scratch. */
 static void panel_gradients(const struct tile_work *work, const struct simd_scores *scores,
     const struct simd_stats *stats, size_t lane)
@@ -108,7 +99,7 @@ static void keys_walk_head(
     for (int64_t query = span.begin; query < span.end; query += TILE_WALK_MAX) {
         struct simd_stats stats = {
             .lse = known.lse + query, .delta = known.delta + query, .of_rows = true};
-        queries = next_block(queries, query, span.end);
+        queries = tile_block(queries, query, span.end);
         load_walk(work, &problem->q, &problem->dout, &queries);
         for (size_t lane = 0; lane < keys->rows; lane += SIMD_PANEL) {
             if (!tile_scores(
@@ -138,7 +129,7 @@ static void queries_walk(const struct tile_work *work, const struct tile_place *
     struct simd_scores scores;
 
     for (int64_t key = span.begin; key < span.end; key += TILE_WALK_MAX) {
-        keys = next_block(keys, key, span.end);
+        keys = tile_block(keys, key, span.end);
         load_walk(work, &problem->k, &problem->v, &keys);
         for (size_t lane = 0; lane < queries->rows; lane += SIMD_PANEL) {
             struct simd_stats stats = {

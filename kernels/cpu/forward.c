@@ -39,9 +39,7 @@ static void walk_keys(const struct tile_work *work, const struct tile_place *que
     };
 
     for (int64_t key = span.begin; key < span.end; key += TILE_WALK_MAX) {
-        int64_t rest = span.end - key;
-        keys.first = key;
-        keys.rows = (size_t)(rest < TILE_WALK_MAX ? rest : TILE_WALK_MAX);
+        keys = tile_block(keys, key, span.end);
         struct simd_matrix k =
             tile_matrix(problem, &problem->k, &keys, (size_t)problem->head_dim_qk);
         struct simd_matrix v =

@@ -35,6 +35,13 @@ struct tile_place tile_place(uint64_t index, int32_t heads, int64_t length, enum
     };
 }
 
+struct tile_place tile_block(struct tile_place place, int64_t first, int64_t end)
+{
+    place.first = first;
+    place.rows = (size_t)min(TILE_WALK_MAX, end - first);
+    return place;
+}
+
 /* Windows wider than both sequences together hide nothing; cutting them keeps the sums in range. */
 struct tile_band tile_band_of_keys(const struct attn_problem *problem)
 {

@@ -70,6 +70,9 @@ uint64_t tile_count(const struct attn_problem *problem, int32_t heads, int64_t l
 /* Where tile number `index` of these lies. */
 struct tile_place tile_place(uint64_t index, int32_t heads, int64_t length, enum tile_order order);
 
+/* The next rows to pack of a walk that has come to `first` and goes on to `end`. */
+struct tile_place tile_block(struct tile_place place, int64_t first, int64_t end);
+
 struct tile_band tile_band_of_queries(const struct attn_problem *problem); /* lanes are queries */
 struct tile_band tile_band_of_keys(const struct attn_problem *problem);    /* lanes are keys */
 
