@@ -370,6 +370,9 @@ static void survives_a_storm(uint64_t seed)
         } else {
             post_array(bench, &dice, session, dice_below(&dice, PAGE_LANES));
         }
+        if (list_empty(&bench->unused)) {
+            await_ended(bench, bench->ended + 1);
+        }
         while (take_one(bench)) {}
     }
     for (uint32_t session = 0; session < SESSIONS; session++) {
