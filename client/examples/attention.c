@@ -48,7 +48,7 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static void view_init(struct view *view, float *data, int dimensions)
+static void view_init(struct view *view, void *data, int dimensions)
 {
     view->tensor = (DLTensor){
         .data = data,

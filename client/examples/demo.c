@@ -237,7 +237,7 @@ static bool start_daemon(struct demo *demo)
     if (!start(&demo->daemon, argv)) {
         return false;
     }
-    const struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
+    const struct timespec pause = {.tv_nsec = 20 * 1000L * 1000L};
     time_t deadline = now_s() + START_PATIENCE_S;
     while (daemon_lives(demo)) {
         struct attnd *client;
@@ -316,7 +316,7 @@ static bool look_at_trainer(struct demo *demo, struct sweep_trainer *trainer, bo
         return true;
     }
     /* A daemon's clients can notice its end before its parent can. */
-    const struct timespec pause = {.tv_nsec = 100 * 1000 * 1000};
+    const struct timespec pause = {.tv_nsec = 100 * 1000L * 1000L};
     nanosleep(&pause, NULL);
     return daemon_lives(demo) && say_end(demo, &trainer->child);
 }

@@ -155,9 +155,10 @@ static void carve_layer(struct carver *carver, const struct model *model, struct
     act->slope = carve(carver, MLP_FACTOR * stream);
 }
 
-static size_t carve_all(struct model *model, float *base)
+/* Before there is memory this only counts. */
+static size_t carve_all(struct model *model)
 {
-    struct carver carver = {.base = base};
+    struct carver carver = {.base = model->memory};
     size_t stream = model->rows * model->channels;
     for (size_t i = 0; i <= model->layers; i++) {
         carve_layer(&carver, model, &model->layer[i]);
@@ -177,11 +178,11 @@ static bool allocate(struct model *model)
     if (model->layer == NULL || model->parameters == NULL || model->gradient == NULL) {
         return false;
     }
-    model->memory = calloc(carve_all(model, NULL), sizeof(float));
+    model->memory = calloc(carve_all(model), sizeof(float));
     if (model->memory == NULL) {
         return false;
     }
-    carve_all(model, model->memory);
+    carve_all(model);
     return true;
 }
 

@@ -19,7 +19,8 @@ enum {
 /* Far above any text that this model can make use of; it keeps a mistaken --text from eating memory. */
 static const int64_t LONGEST_BYTES = INT64_C(1) << 30;
 
-static bool check_file(int fd, const char *path, size_t context, char *error)
+/* Finds the length and whether it will do. */
+static bool check_file(int fd, const char *path, size_t context, size_t *length, char *error)
 {
     struct stat info;
     if (fstat(fd, &info) != 0) {
@@ -43,6 +44,7 @@ static bool check_file(int fd, const char *path, size_t context, char *error)
             LONGEST_BYTES);
         return false;
     }
+    *length = (size_t)info.st_size;
     return true;
 }
 
@@ -64,16 +66,19 @@ static bool read_all(int fd, struct text *text, const char *path, char *error)
     return true;
 }
 
-static bool load_open_file(int fd, struct text *text, const char *path, char *error)
+static bool load_open_file(int fd, struct text *text, const char *path, size_t context, char *error)
 {
-    off_t length = lseek(fd, 0, SEEK_END);
-    text->length = length > 0 ? (size_t)length : 0;
-    text->bytes = malloc(text->length);
-    if (text->bytes == NULL || lseek(fd, 0, SEEK_SET) != 0) {
-        snprintf(error, TEXT_ERROR_BYTES, "no memory for the %zu bytes of the text %s",
-            text->length, path);
+    size_t length;
+    if (!check_file(fd, path, context, &length, error)) {
         return false;
     }
+    text->bytes = malloc(length);
+    if (text->bytes == NULL) {
+        snprintf(
+            error, TEXT_ERROR_BYTES, "no memory for the %zu bytes of the text %s", length, path);
+        return false;
+    }
+    text->length = length;
     return read_all(fd, text, path, error);
 }
 
@@ -96,7 +101,7 @@ bool text_load(struct text *text, const char *path, size_t context, char error[T
         snprintf(error, TEXT_ERROR_BYTES, "cannot open the text %s: %s", path, strerror(errno));
         return false;
     }
-    bool good = check_file(fd, path, context, error) && load_open_file(fd, text, path, error);
+    bool good = load_open_file(fd, text, path, context, error);
     close(fd);
     if (!good) {
         text_finish(text);
