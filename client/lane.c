@@ -94,20 +94,20 @@ uint64_t lane_advance(struct lanes *lanes, unsigned lane, size_t count)
     return sent;
 }
 
-void lane_reap(struct lanes *lanes, unsigned index)
+void lane_reap(struct lanes *lanes, unsigned lane)
 {
-    struct lane *lane = &lanes->lane[index];
-    uint64_t from = atomic_load(&lane->reaped);
-    uint64_t to = ended_up_to(lanes, index);
+    struct lane *own = &lanes->lane[lane];
+    uint64_t from = atomic_load(&own->reaped);
+    uint64_t to = ended_up_to(lanes, lane);
     for (uint64_t sequence = from + 1; sequence <= to; sequence++) {
         enum wire_status status = WIRE_INTERNAL;
-        if (!page_result(&lanes->page->lane[index], (uint32_t)sequence, &status) ||
+        if (!page_result(&lanes->page->lane[lane], (uint32_t)sequence, &status) ||
             status != WIRE_OK) {
-            keep_failure(lanes, index, sequence, status);
+            keep_failure(lanes, lane, sequence, status);
         }
     }
     lanes->in_flight -= to - from;
-    atomic_store(&lane->reaped, to);
+    atomic_store(&own->reaped, to);
 }
 
 bool lane_oldest(struct lanes *lanes, const void *stream, unsigned *lane, uint64_t *sequence)

@@ -150,16 +150,16 @@ static enum attnd_status fill(struct attnd *client, struct region *region)
     return status;
 }
 
-static enum attnd_status publish(struct attnd *client, struct region *region)
+/* false: out of memory. */
+static bool publish(struct attnd *client, struct region *region)
 {
     (void)pthread_mutex_lock(&client->mutex);
     bool inserted = insert(&client->memory, region);
     (void)pthread_mutex_unlock(&client->mutex);
     if (!inserted) {
         withdraw(client, region);
-        return error_set(ATTND_RESOURCE_EXHAUSTED, "the process is out of memory");
     }
-    return ATTND_OK;
+    return inserted;
 }
 
 static void release(struct region *region)
@@ -207,16 +207,16 @@ enum attnd_status memory_create(struct attnd *client, uint64_t bytes, struct reg
     }
     made->bytes = whole;
     status = fill(client, made);
+    if (status == ATTND_OK && publish(client, made)) {
+        *region = made;
+        return ATTND_OK;
+    }
     if (status == ATTND_OK) {
-        status = publish(client, made);
+        status = error_set(ATTND_RESOURCE_EXHAUSTED, "the process is out of memory");
     }
-    if (status != ATTND_OK) {
-        release(made);
-        unbook(client, whole);
-        return status;
-    }
-    *region = made;
-    return ATTND_OK;
+    release(made);
+    unbook(client, whole);
+    return status;
 }
 
 void memory_destroy(struct attnd *client, struct region *region)
@@ -265,9 +265,9 @@ enum attnd_status attnd_alloc(struct attnd *client, size_t bytes, void **memory)
     if (!memory) {
         return error_set(ATTND_INVALID_ARGUMENT, "memory is NULL");
     }
-    struct region *region;
+    struct region *region = NULL;
     status = memory_create(client, bytes, &region);
-    if (status == ATTND_OK) {
+    if (region) {
         *memory = region->base;
     }
     return status;

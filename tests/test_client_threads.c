@@ -11,14 +11,6 @@
 #define THREADS 6
 #define ROUNDS 60
 
-/* libzmq is not built for ThreadSanitizer, which sees neither its locks nor its atomics. */
-const char *__tsan_default_suppressions(void);
-
-const char *__tsan_default_suppressions(void)
-{
-    return "called_from_lib:libzmq.so\n";
-}
-
 struct work {
     struct attnd *client;
     int number;
