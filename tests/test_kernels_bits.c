@@ -164,3 +164,39 @@ Test(kernels_bits, do_not_depend_on_the_group)
     expect_same_in_groups("groups, three workers", 3, 0);
     expect_same_in_groups("groups in slices of three tiles", 2, 3);
 }
+
+/* Far more problems than fit into any one table of a launch. */
+Test(kernels_bits, of_hundreds_of_problems_in_one_group)
+{
+    enum { MANY = 400 };
+    static struct trial alone[MANY];
+    static struct trial grouped[MANY];
+    static struct attn_problem forward[MANY];
+    static struct attn_problem backward[MANY];
+    struct executor executor;
+    executor_init(&executor, attn_family_find("cpu"), 3);
+    for (int i = 0; i < MANY; i++) {
+        struct trial_spec spec = trial_spec_default();
+        spec.seed = (uint64_t)i;
+        spec.seqlen_q = i % 5;
+        spec.seqlen_k = i % 7;
+        spec.head_dim_qk = 1 + i % 11;
+        trial_init(&alone[i], &spec);
+        trial_init(&grouped[i], &spec);
+        solve_one(&executor, &alone[i], 0);
+        forward[i] = trial_forward(&grouped[i]);
+        backward[i] = grouped[i].problem;
+    }
+    uint32_t key = attn_group_key(executor.family, ATTN_FORWARD, &forward[0]);
+    for (int i = 1; i < MANY; i++) {
+        cr_assert(attn_group_key(executor.family, ATTN_FORWARD, &forward[i]) == key);
+    }
+    cr_expect(executor_solve(&executor, ATTN_FORWARD, forward, MANY, 0) == 0);
+    cr_expect(executor_solve(&executor, ATTN_BACKWARD, backward, MANY, 0) == 0);
+    executor_finish(&executor);
+    for (int i = 0; i < MANY; i++) {
+        expect_same("hundreds", &alone[i], &grouped[i]);
+        trial_finish(&alone[i]);
+        trial_finish(&grouped[i]);
+    }
+}
