@@ -7,8 +7,7 @@ build=$(cd "$1" && pwd)
 cd "$(dirname "$0")/.."
 for tool in clang-tidy-14 clang-tidy; do
     if [[ $($tool --version 2>/dev/null) == *'version 14.'* ]]; then
-        # Flags that only gcc knows are no findings. One file a process: version 14 reports sound uses
-        # of va_list in all files but the first.
+        # Flags that only gcc knows are no findings.
         find client proto server kernels -name '*.c' -print0 |
             xargs -0 -n 1 -P 2 "$tool" --quiet -p "$build" --extra-arg=-Wno-unknown-warning-option \
                 --extra-arg=-Wno-ignored-optimization-argument
