@@ -238,7 +238,7 @@ const DLTensor *request_tensor(const struct attnd_request *request, enum wire_ro
         return request->dk;
     case WIRE_DV:
         return request->dv;
-    case WIRE_ROLE_END:
+    default: /* no member of the struct has it */
         break;
     }
     return NULL;
@@ -275,7 +275,7 @@ bool request_read(const struct attnd_request *request, struct wire_plan *plan,
             (int)request->direction);
     }
     plan->direction = (enum wire_direction)request->direction;
-    for (enum wire_role role = WIRE_Q; role < WIRE_ROLE_END; role++) {
+    for (enum wire_role role = WIRE_Q; role <= WIRE_DV; role++) {
         const DLTensor *tensor = request_tensor(request, role);
         bool foreign = plan->direction == WIRE_FORWARD && role >= BACKWARD_ONLY;
         if (tensor && foreign) {

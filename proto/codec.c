@@ -36,7 +36,8 @@ SAME(WIRE_STATUS_END, _attnd_pb_Status_MAX + 1);
 SAME(WIRE_FP16, attnd_pb_Dtype_DTYPE_FP16);
 SAME(WIRE_BF16, attnd_pb_Dtype_DTYPE_BF16);
 SAME(WIRE_FP32, attnd_pb_Dtype_DTYPE_FP32);
-SAME(WIRE_FP32, _attnd_pb_Dtype_MAX);
+SAME(WIRE_INT32, attnd_pb_Dtype_DTYPE_INT32);
+SAME(WIRE_INT32, _attnd_pb_Dtype_MAX);
 SAME(WIRE_FORWARD, attnd_pb_Direction_DIRECTION_FORWARD);
 SAME(WIRE_BACKWARD, attnd_pb_Direction_DIRECTION_BACKWARD);
 SAME(WIRE_BACKWARD, _attnd_pb_Direction_MAX);
@@ -56,6 +57,15 @@ SAME(WIRE_DLSE, attnd_pb_Role_ROLE_DLSE);
 SAME(WIRE_DQ, attnd_pb_Role_ROLE_DQ);
 SAME(WIRE_DK, attnd_pb_Role_ROLE_DK);
 SAME(WIRE_DV, attnd_pb_Role_ROLE_DV);
+SAME(WIRE_BIAS, attnd_pb_Role_ROLE_BIAS);
+SAME(WIRE_DBIAS, attnd_pb_Role_ROLE_DBIAS);
+SAME(WIRE_SLOPES, attnd_pb_Role_ROLE_SLOPES);
+SAME(WIRE_DSLOPES, attnd_pb_Role_ROLE_DSLOPES);
+SAME(WIRE_SINKS, attnd_pb_Role_ROLE_SINKS);
+SAME(WIRE_DSINKS, attnd_pb_Role_ROLE_DSINKS);
+SAME(WIRE_CU_SEQLENS_Q, attnd_pb_Role_ROLE_CU_SEQLENS_Q);
+SAME(WIRE_CU_SEQLENS_K, attnd_pb_Role_ROLE_CU_SEQLENS_K);
+SAME(WIRE_SEQLENS_K, attnd_pb_Role_ROLE_SEQLENS_K);
 SAME(WIRE_ROLE_END, _attnd_pb_Role_MAX + 1);
 
 SAME_BOUND(attnd_pb_Open, name, WIRE_NAME_BYTES);
@@ -182,7 +192,7 @@ static bool read_tensor(
             "add_plan.tensors[%u].role is %" PRIu32 ", which is no value of this protocol version",
             index, (uint32_t)in->role);
     }
-    if (!is_member((uint32_t)in->dtype, WIRE_FP32)) {
+    if (!is_member((uint32_t)in->dtype, WIRE_INT32)) {
         return wire_fail(error, WIRE_PROTOCOL_ERROR,
             "add_plan.tensors[%u].dtype is %" PRIu32 ", which is no value of this protocol version",
             index, (uint32_t)in->dtype);
@@ -216,6 +226,13 @@ static bool read_plan(const attnd_pb_AddPlan *in, struct wire_plan *plan, struct
     plan->window_left = in->window_left;
     plan->has_window_right = in->has_window_right;
     plan->window_right = in->window_right;
+    plan->softcap = in->softcap;
+    plan->dropout_threshold = in->dropout_threshold;
+    plan->deterministic = in->deterministic;
+    plan->has_max_seqlen_q = in->has_max_seqlen_q;
+    plan->max_seqlen_q = in->max_seqlen_q;
+    plan->has_max_seqlen_k = in->has_max_seqlen_k;
+    plan->max_seqlen_k = in->max_seqlen_k;
     for (unsigned i = 0; i < in->tensors_count; i++) {
         if (!read_tensor(&in->tensors[i], i, &plan->tensor[i], error)) {
             return false;
@@ -240,6 +257,8 @@ static bool read_submit(
         }
         submit->call[i].plan = call->plan;
         submit->call[i].tensors = call->regions_count;
+        submit->call[i].dropout_seed = call->dropout_seed;
+        submit->call[i].dropout_offset = call->dropout_offset;
         memcpy(
             submit->call[i].region, call->regions, call->regions_count * sizeof(call->regions[0]));
         memcpy(
@@ -396,6 +415,13 @@ static bool write_plan(const struct wire_plan *plan, attnd_pb_AddPlan *out)
     out->window_left = plan->window_left;
     out->has_window_right = plan->has_window_right;
     out->window_right = plan->window_right;
+    out->softcap = plan->softcap;
+    out->dropout_threshold = plan->dropout_threshold;
+    out->deterministic = plan->deterministic;
+    out->has_max_seqlen_q = plan->has_max_seqlen_q;
+    out->max_seqlen_q = plan->max_seqlen_q;
+    out->has_max_seqlen_k = plan->has_max_seqlen_k;
+    out->max_seqlen_k = plan->max_seqlen_k;
     out->tensors_count = (pb_size_t)plan->tensors;
     for (uint32_t i = 0; i < plan->tensors; i++) {
         const struct wire_tensor *tensor = &plan->tensor[i];
@@ -428,6 +454,8 @@ static bool write_submit(const struct wire_submit *submit, attnd_pb_Submit *out)
         out->calls[i].plan = call->plan;
         out->calls[i].regions_count = (pb_size_t)call->tensors;
         out->calls[i].offsets_count = (pb_size_t)call->tensors;
+        out->calls[i].dropout_seed = call->dropout_seed;
+        out->calls[i].dropout_offset = call->dropout_offset;
         memcpy(out->calls[i].regions, call->region, call->tensors * sizeof(call->region[0]));
         memcpy(out->calls[i].offsets, call->offset, call->tensors * sizeof(call->offset[0]));
     }

@@ -3,9 +3,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 
-#define ALL_DIMS 4 /* of the tensors that may be interleaved */
-#define HEAD_DIM 3 /* the innermost of them, of stride 1 */
-
 /* One dimension of index arithmetic: `count` places, `stride` apart. */
 struct axis {
     int64_t stride;
@@ -57,9 +54,9 @@ struct pair_axis {
 
 /* Whether two index boxes are disjoint, in an index space that holds both and in which no two
  * places share an address. */
-static bool are_boxes_apart(const struct pair_axis axes[ALL_DIMS], uint32_t count)
+static bool are_boxes_apart(const struct pair_axis axes[WIRE_MAX_DIMS], uint32_t count)
 {
-    struct axis hull[ALL_DIMS];
+    struct axis hull[WIRE_MAX_DIMS];
     bool apart = false;
 
     for (uint32_t i = 0; i < count; i++) {
@@ -79,7 +76,7 @@ static bool are_boxes_apart(const struct pair_axis axes[ALL_DIMS], uint32_t coun
  * smaller axes. Any split that makes the boxes disjoint is a proof.
  */
 static bool is_shift_apart(
-    struct pair_axis axes[ALL_DIMS], uint32_t count, uint32_t next, int64_t distance)
+    struct pair_axis axes[WIRE_MAX_DIMS], uint32_t count, uint32_t next, int64_t distance)
 {
     if (next == count) {
         return distance == 0 && are_boxes_apart(axes, count);
@@ -102,6 +99,13 @@ static int compare_pair_axes(const void *left, const void *right)
     return (a->stride < b->stride) - (a->stride > b->stride);
 }
 
+/* Whether the last stride is 1, or might as well be. */
+static bool is_contiguous(const struct wire_tensor *tensor)
+{
+    uint32_t last = tensor->dims - 1;
+    return tensor->shape[last] == 1 || tensor->strides[last] == 1;
+}
+
 bool overlap_within(const struct wire_tensor *tensor, uint32_t *dim)
 {
     struct axis axes[WIRE_MAX_DIMS];
@@ -121,13 +125,14 @@ bool overlap_within(const struct wire_tensor *tensor, uint32_t *dim)
 bool overlap_is_interleaved(
     const struct wire_tensor *a, const struct wire_tensor *b, int64_t distance)
 {
-    struct pair_axis axes[ALL_DIMS];
+    struct pair_axis axes[WIRE_MAX_DIMS];
     uint32_t count = 0;
+    uint32_t last = a->dims - 1;
 
-    if (a->dims != ALL_DIMS || b->dims != ALL_DIMS || a->dtype != b->dtype) {
+    if (a->dims != b->dims || a->dtype != b->dtype || !is_contiguous(a) || !is_contiguous(b)) {
         return false;
     }
-    for (uint32_t dim = 0; dim < HEAD_DIM; dim++) {
+    for (uint32_t dim = 0; dim < last; dim++) {
         int64_t stride = a->shape[dim] > 1 ? a->strides[dim] : b->strides[dim];
         if (a->shape[dim] == 1 && b->shape[dim] == 1) {
             continue;
@@ -138,8 +143,7 @@ bool overlap_is_interleaved(
         axes[count++] =
             (struct pair_axis){stride, (int64_t)a->shape[dim], (int64_t)b->shape[dim], 0};
     }
-    axes[count++] =
-        (struct pair_axis){1, (int64_t)a->shape[HEAD_DIM], (int64_t)b->shape[HEAD_DIM], 0};
+    axes[count++] = (struct pair_axis){1, (int64_t)a->shape[last], (int64_t)b->shape[last], 0};
     qsort(axes, count, sizeof(axes[0]), compare_pair_axes);
     return is_shift_apart(axes, count, 0, distance);
 }

@@ -1,92 +1,34 @@
 #include "validate.h"
 
 #include "overlap.h"
+#include "role.h"
 
 #include <inttypes.h>
 #include <math.h>
 
 #define MAX_SPAN \
     (INT64_C(1) << 62) /* of a tensor's bytes and of windows: sums of two cannot overflow */
-#define ALL_DIMS 4     /* of every tensor but lse and dlse */
-#define HEAD_DIM 3     /* its place among them */
-
-/* What an extent of a tensor means; extents of one meaning must be equal in all tensors. */
-enum meaning {
-    BATCH,
-    SEQLEN_Q,
-    SEQLEN_K,
-    HEADS_Q,
-    HEADS_KV,
-    HEAD_DIM_QK,
-    HEAD_DIM_V,
-    MEANINGS,
-};
 
 static const struct {
     const char *name;
-    uint64_t least;
+    const char *packed; /* its name in a packed tensor */
     uint64_t most;
-} meanings[MEANINGS] = {
-    [BATCH] = {"batch", 0, WIRE_MAX_BATCH},
-    [SEQLEN_Q] = {"seqlen_q", 0, WIRE_MAX_SEQLEN},
-    [SEQLEN_K] = {"seqlen_k", 0, WIRE_MAX_SEQLEN},
-    [HEADS_Q] = {"heads_q", 0, WIRE_MAX_HEADS},
-    [HEADS_KV] = {"heads_kv", 0, WIRE_MAX_HEADS},
-    [HEAD_DIM_QK] = {"head_dim", 1, WIRE_MAX_HEAD_DIM},
-    [HEAD_DIM_V] = {"head_dim_v", 1, WIRE_MAX_HEAD_DIM},
+    uint64_t least;
+} extents_of[ROLE_EXTENTS] = {
+    [ROLE_BATCH] = {"batch", "batch", WIRE_MAX_BATCH, 0},
+    [ROLE_SEQLEN_Q] = {"seqlen_q", "total_q", WIRE_MAX_SEQLEN, 0},
+    [ROLE_SEQLEN_K] = {"seqlen_k", "total_k", WIRE_MAX_SEQLEN, 0},
+    [ROLE_HEADS_Q] = {"heads_q", "heads_q", WIRE_MAX_HEADS, 0},
+    [ROLE_HEADS_KV] = {"heads_kv", "heads_kv", WIRE_MAX_HEADS, 0},
+    [ROLE_HEAD_DIM] = {"head_dim", "head_dim", WIRE_MAX_HEAD_DIM, 1},
+    [ROLE_HEAD_DIM_V] = {"head_dim_v", "head_dim_v", WIRE_MAX_HEAD_DIM, 1},
 };
 
-enum use {
-    ABSENT,
-    INPUT,
-    OPTIONAL_INPUT,
-    OUTPUT,
-    OPTIONAL_OUTPUT,
-};
-
-#define QUERY_QK                              \
-    {                                         \
-        BATCH, SEQLEN_Q, HEADS_Q, HEAD_DIM_QK \
-    }
-#define QUERY_V                              \
-    {                                        \
-        BATCH, SEQLEN_Q, HEADS_Q, HEAD_DIM_V \
-    }
-#define KEY_QK                                 \
-    {                                          \
-        BATCH, SEQLEN_K, HEADS_KV, HEAD_DIM_QK \
-    }
-#define KEY_V                                 \
-    {                                         \
-        BATCH, SEQLEN_K, HEADS_KV, HEAD_DIM_V \
-    }
-#define ROWS                     \
-    {                            \
-        BATCH, HEADS_Q, SEQLEN_Q \
-    }
-
-static const struct {
-    enum use use[WIRE_BACKWARD + 1]; /* by direction */
-    bool always_fp32;
-    uint32_t dims;
-    enum meaning shape[WIRE_MAX_DIMS];
-} roles[WIRE_ROLE_END] = {
-    [WIRE_Q] = {{ABSENT, INPUT, INPUT}, false, ALL_DIMS, QUERY_QK},
-    [WIRE_K] = {{ABSENT, INPUT, INPUT}, false, ALL_DIMS, KEY_QK},
-    [WIRE_V] = {{ABSENT, INPUT, INPUT}, false, ALL_DIMS, KEY_V},
-    [WIRE_OUT] = {{ABSENT, OUTPUT, INPUT}, false, ALL_DIMS, QUERY_V},
-    [WIRE_LSE] = {{ABSENT, OPTIONAL_OUTPUT, INPUT}, true, 3, ROWS},
-    [WIRE_DOUT] = {{ABSENT, ABSENT, INPUT}, false, ALL_DIMS, QUERY_V},
-    [WIRE_DLSE] = {{ABSENT, ABSENT, OPTIONAL_INPUT}, true, 3, ROWS},
-    [WIRE_DQ] = {{ABSENT, ABSENT, OUTPUT}, false, ALL_DIMS, QUERY_QK},
-    [WIRE_DK] = {{ABSENT, ABSENT, OUTPUT}, false, ALL_DIMS, KEY_QK},
-    [WIRE_DV] = {{ABSENT, ABSENT, OUTPUT}, false, ALL_DIMS, KEY_V},
-};
-
-/* The first tensor that has an extent of some meaning says what it is. */
+/* The first tensor that has an extent of some kind says what it is. */
 struct defined {
     const struct wire_tensor *by;
     uint32_t dim;
+    uint64_t value;
 };
 
 #define fail(error, ...) wire_fail(error, WIRE_INVALID_ARGUMENT, __VA_ARGS__)
@@ -96,12 +38,15 @@ static const char *direction_name(enum wire_direction direction)
     return direction == WIRE_FORWARD ? "forward" : "backward";
 }
 
-static enum use use_of(enum wire_direction direction, enum wire_role role)
+static bool has(const struct wire_plan *plan, enum wire_role role)
 {
-    if ((unsigned)direction > WIRE_BACKWARD || (unsigned)role >= WIRE_ROLE_END) {
-        return ABSENT;
-    }
-    return roles[role].use[direction];
+    return wire_plan_tensor(plan, role) != NULL;
+}
+
+static bool is_packed(const struct wire_plan *plan, enum wire_role role)
+{
+    enum wire_role lengths = role_table[role].lengths;
+    return lengths != 0 && has(plan, lengths);
 }
 
 static bool is_empty(const struct wire_tensor *tensor)
@@ -114,7 +59,18 @@ static bool is_empty(const struct wire_tensor *tensor)
     return false;
 }
 
-/* ---- Plans -------------------------------------------------------------------------------------- */
+/* ---- Options ------------------------------------------------------------------------------------ */
+
+static bool check_windows(const struct wire_plan *plan, struct wire_error *error)
+{
+    if (plan->has_window_left && plan->window_left > (uint64_t)MAX_SPAN) {
+        return fail(error, "window_left is %" PRIu64 ", more than 2^62", plan->window_left);
+    }
+    if (plan->has_window_right && plan->window_right > (uint64_t)MAX_SPAN) {
+        return fail(error, "window_right is %" PRIu64 ", more than 2^62", plan->window_right);
+    }
+    return true;
+}
 
 static bool check_options(const struct wire_plan *plan, struct wire_error *error)
 {
@@ -128,13 +84,42 @@ static bool check_options(const struct wire_plan *plan, struct wire_error *error
     if (plan->has_scale && !isfinite(plan->scale)) {
         return fail(error, "scale is not a finite number");
     }
-    if (plan->has_window_left && plan->window_left > (uint64_t)MAX_SPAN) {
-        return fail(error, "window_left is %" PRIu64 ", more than 2^62", plan->window_left);
+    if (!isfinite(plan->softcap) || plan->softcap < 0) {
+        return fail(error, "softcap is %g, but must be finite and not below 0 (none)",
+            (double)plan->softcap);
     }
-    if (plan->has_window_right && plan->window_right > (uint64_t)MAX_SPAN) {
-        return fail(error, "window_right is %" PRIu64 ", more than 2^62", plan->window_right);
+    if (plan->dropout_threshold >= WIRE_DROPOUT_ONE) {
+        return fail(error,
+            "dropout_threshold is %" PRIu32 ", but must be below %d, which would drop everything",
+            plan->dropout_threshold, WIRE_DROPOUT_ONE);
     }
-    return true;
+    return check_windows(plan, error);
+}
+
+static bool check_longest(const struct wire_plan *plan, enum wire_role lengths, const char *name,
+    bool given, uint64_t longest, struct wire_error *error)
+{
+    if (given && !has(plan, lengths)) {
+        return fail(error, "%s is given, but %s is not", name, wire_role_name(lengths));
+    }
+    return !given || longest <= (uint64_t)WIRE_MAX_SEQLEN ||
+           fail(error, "%s is %" PRIu64 ", more than %" PRId64, name, longest, WIRE_MAX_SEQLEN);
+}
+
+/* ---- Roles -------------------------------------------------------------------------------------- */
+
+static bool check_presence(
+    const struct wire_plan *plan, enum wire_role role, struct wire_error *error)
+{
+    enum role_use use = role_use(plan->direction, role);
+    enum wire_role like = role_table[role].like;
+
+    if ((use == ROLE_INPUT || use == ROLE_OUTPUT) && !has(plan, role)) {
+        return fail(error, "%s is missing, which every %s call needs", wire_role_name(role),
+            direction_name(plan->direction));
+    }
+    return like == 0 || !has(plan, role) || has(plan, like) ||
+           fail(error, "%s is given, but %s is not", wire_role_name(role), wire_role_name(like));
 }
 
 static bool check_roles(const struct wire_plan *plan, struct wire_error *error)
@@ -147,7 +132,7 @@ static bool check_roles(const struct wire_plan *plan, struct wire_error *error)
     }
     for (uint32_t i = 0; i < plan->tensors; i++) {
         enum wire_role role = plan->tensor[i].role;
-        if (use_of(plan->direction, role) == ABSENT) {
+        if (role_use(plan->direction, role) == ROLE_ABSENT) {
             return fail(error, "tensors[%" PRIu32 "] is %s (role %d), which no %s call has", i,
                 wire_role_name(role), (int)role, direction_name(plan->direction));
         }
@@ -159,60 +144,134 @@ static bool check_roles(const struct wire_plan *plan, struct wire_error *error)
         last = role;
     }
     for (enum wire_role role = WIRE_Q; role < WIRE_ROLE_END; role++) {
-        enum use use = use_of(plan->direction, role);
-        if ((use == INPUT || use == OUTPUT) && wire_plan_tensor(plan, role) == NULL) {
-            return fail(error, "%s is missing, which every %s call needs", wire_role_name(role),
-                direction_name(plan->direction));
+        if (!check_presence(plan, role, error)) {
+            return false;
         }
     }
     return true;
 }
 
-static bool check_dtype(
+/* ---- Tensors ------------------------------------------------------------------------------------ */
+
+static bool check_dtype_as_q(
     const struct wire_tensor *tensor, const struct wire_tensor *q, struct wire_error *error)
 {
+    enum wire_dtype dtype = tensor->dtype;
     const char *name = wire_role_name(tensor->role);
 
-    if (wire_dtype_bytes(tensor->dtype) == 0) {
-        return fail(error, "%s.dtype is %d, none of fp16, bf16 and fp32", name, (int)tensor->dtype);
+    if (dtype != WIRE_FP16 && dtype != WIRE_BF16 && dtype != WIRE_FP32) {
+        return fail(error, "%s.dtype is %d, none of fp16, bf16 and fp32", name, (int)dtype);
     }
-    if (roles[tensor->role].always_fp32) {
-        return tensor->dtype == WIRE_FP32 || fail(error, "%s.dtype is %s, but must be fp32", name,
-                                                 wire_dtype_name(tensor->dtype));
-    }
-    return tensor->dtype == q->dtype ||
-           fail(error, "%s.dtype is %s, but q.dtype is %s", name, wire_dtype_name(tensor->dtype),
-               wire_dtype_name(q->dtype));
+    bool or_fp32 = role_table[tensor->role].dtype == ROLE_AS_Q_OR_FP32;
+    return dtype == q->dtype || (or_fp32 && dtype == WIRE_FP32) ||
+           fail(error, "%s.dtype is %s, but q.dtype is %s%s", name, wire_dtype_name(dtype),
+               wire_dtype_name(q->dtype), or_fp32 ? ": it must be that or fp32" : "");
 }
 
-/* The shape within limits, and equal to what earlier tensors made of it. */
-static bool check_shape(
-    const struct wire_tensor *tensor, struct defined defined[MEANINGS], struct wire_error *error)
+static bool check_dtype(
+    const struct wire_plan *plan, const struct wire_tensor *tensor, struct wire_error *error)
 {
+    const struct role *role = &role_table[tensor->role];
+    const struct wire_tensor *like = wire_plan_tensor(plan, role->like);
+    enum wire_dtype must = role->dtype == ROLE_INT32 ? WIRE_INT32 : WIRE_FP32;
     const char *name = wire_role_name(tensor->role);
-    uint32_t dims = roles[tensor->role].dims;
+
+    if (like != NULL) {
+        return tensor->dtype == like->dtype ||
+               fail(error, "%s.dtype is %s, but %s.dtype is %s", name,
+                   wire_dtype_name(tensor->dtype), wire_role_name(like->role),
+                   wire_dtype_name(like->dtype));
+    }
+    if (role->dtype == ROLE_AS_Q || role->dtype == ROLE_AS_Q_OR_FP32) {
+        return check_dtype_as_q(tensor, &plan->tensor[0], error);
+    }
+    return tensor->dtype == must || fail(error, "%s.dtype is %s, but must be %s", name,
+                                        wire_dtype_name(tensor->dtype), wire_dtype_name(must));
+}
+
+/* An extent that may be 1 or what the other tensors made of it, the longest sequence of a packed side. */
+static bool check_broadcast(const struct wire_plan *plan, const struct wire_tensor *tensor,
+    uint32_t dim, const struct defined defined[ROLE_EXTENTS], struct wire_error *error)
+{
+    enum role_extent kind = role_table[tensor->role].extent[dim];
+    uint64_t expected = defined[kind].value;
+
+    if (kind == ROLE_SEQLEN_Q && plan->has_max_seqlen_q) {
+        expected = plan->max_seqlen_q;
+    } else if (kind == ROLE_SEQLEN_K && plan->has_max_seqlen_k) {
+        expected = plan->max_seqlen_k;
+    }
+    return tensor->shape[dim] == 1 || tensor->shape[dim] == expected ||
+           fail(error, "%s.shape[%" PRIu32 "] (%s) is %" PRIu64 ", neither 1 nor %" PRIu64,
+               wire_role_name(tensor->role), dim, extents_of[kind].name, tensor->shape[dim],
+               expected);
+}
+
+/* An extent within limits, and equal to what earlier tensors made of it. */
+static bool check_extent(const struct wire_tensor *tensor, uint32_t dim, enum role_extent kind,
+    bool packed, struct defined defined[ROLE_EXTENTS], struct wire_error *error)
+{
+    const char *role = wire_role_name(tensor->role);
+    const char *name = packed ? extents_of[kind].packed : extents_of[kind].name;
+    uint64_t extra = role_table[tensor->role].extra;
+    const char *plus = extra != 0 ? " + 1" : "";
+    uint64_t extent = tensor->shape[dim];
+    struct defined *first = &defined[kind];
+
+    if (extent < extents_of[kind].least + extra || extent > extents_of[kind].most + extra) {
+        return fail(error,
+            "%s.shape[%" PRIu32 "] (%s%s) is %" PRIu64 ", not between %" PRIu64 " and %" PRIu64,
+            role, dim, name, plus, extent, extents_of[kind].least + extra,
+            extents_of[kind].most + extra);
+    }
+    if (first->by == NULL) {
+        *first = (struct defined){tensor, dim, extent - extra};
+    } else if (first->value != extent - extra) {
+        return fail(error,
+            "%s.shape[%" PRIu32 "] (%s%s) is %" PRIu64 ", but %s.shape[%" PRIu32 "] is %" PRIu64,
+            role, dim, name, plus, extent, wire_role_name(first->by->role), first->dim,
+            first->by->shape[first->dim]);
+    }
+    return true;
+}
+
+static bool check_likeness(
+    const struct wire_tensor *tensor, const struct wire_tensor *like, struct wire_error *error)
+{
+    for (uint32_t dim = 0; dim < tensor->dims; dim++) {
+        if (tensor->shape[dim] != like->shape[dim]) {
+            return fail(error,
+                "%s.shape[%" PRIu32 "] is %" PRIu64 ", but %s.shape[%" PRIu32 "] is %" PRIu64,
+                wire_role_name(tensor->role), dim, tensor->shape[dim], wire_role_name(like->role),
+                dim, like->shape[dim]);
+        }
+    }
+    return true;
+}
+
+static bool check_shape(const struct wire_plan *plan, const struct wire_tensor *tensor,
+    struct defined defined[ROLE_EXTENTS], struct wire_error *error)
+{
+    const struct role *role = &role_table[tensor->role];
+    const struct wire_tensor *like = wire_plan_tensor(plan, role->like);
+    bool packed = is_packed(plan, tensor->role);
+    uint32_t dims = role->dims - packed;
 
     if (tensor->dims != dims) {
-        return fail(error, "%s has %" PRIu32 " dimensions, but must have %" PRIu32, name,
-            tensor->dims, dims);
+        return fail(error, "%s has %" PRIu32 " dimensions, but must have %" PRIu32 "%s%s",
+            wire_role_name(tensor->role), tensor->dims, dims, packed ? " with " : "",
+            packed ? wire_role_name(role->lengths) : "");
+    }
+    if (like != NULL) {
+        return check_likeness(tensor, like, error);
     }
     for (uint32_t dim = 0; dim < dims; dim++) {
-        enum meaning meaning = roles[tensor->role].shape[dim];
-        struct defined *first = &defined[meaning];
-        uint64_t extent = tensor->shape[dim];
-        if (extent < meanings[meaning].least || extent > meanings[meaning].most) {
-            return fail(error,
-                "%s.shape[%" PRIu32 "] (%s) is %" PRIu64 ", not between %" PRIu64 " and %" PRIu64,
-                name, dim, meanings[meaning].name, extent, meanings[meaning].least,
-                meanings[meaning].most);
-        }
-        if (first->by == NULL) {
-            *first = (struct defined){tensor, dim};
-        } else if (first->by->shape[first->dim] != extent) {
-            return fail(error,
-                "%s.shape[%" PRIu32 "] (%s) is %" PRIu64 ", but %s.shape[%" PRIu32 "] is %" PRIu64,
-                name, dim, meanings[meaning].name, extent, wire_role_name(first->by->role),
-                first->dim, first->by->shape[first->dim]);
+        bool good =
+            role->broadcast & 1U << dim
+                ? check_broadcast(plan, tensor, dim, defined, error)
+                : check_extent(tensor, dim, role->extent[dim + packed], packed, defined, error);
+        if (!good) {
+            return false;
         }
     }
     return true;
@@ -258,6 +317,7 @@ static bool check_strides(
     const struct wire_tensor *tensor, bool is_output, struct wire_error *error)
 {
     const char *name = wire_role_name(tensor->role);
+    bool is_scattered = role_table[tensor->role].is_scattered;
     uint32_t dim;
 
     if (is_empty(tensor)) {
@@ -268,7 +328,7 @@ static bool check_strides(
         if (tensor->shape[dim] == 1) {
             continue;
         }
-        if (tensor->dims == ALL_DIMS && dim == HEAD_DIM && stride != 1) {
+        if (!is_scattered && dim == tensor->dims - 1 && stride != 1) {
             return fail(
                 error, "%s.strides[%" PRIu32 "] is %" PRId64 ", but must be 1", name, dim, stride);
         }
@@ -287,111 +347,83 @@ static bool check_strides(
     return true;
 }
 
-static bool check_heads(const struct wire_plan *plan, struct wire_error *error)
+/* Those that say what the extents are, or those that go by them. */
+static bool check_tensors(const struct wire_plan *plan, bool followers,
+    struct defined defined[ROLE_EXTENTS], struct wire_extent extents[WIRE_MAX_TENSORS],
+    struct wire_error *error)
 {
-    uint64_t heads_q = plan->tensor[0].shape[2];
-    uint64_t heads_kv = plan->tensor[1].shape[2];
-
-    if (heads_kv == 0 ? heads_q != 0 : heads_q % heads_kv != 0) {
-        return fail(error, "k.shape[2] is %" PRIu64 ", which does not divide q's %" PRIu64 " heads",
-            heads_kv, heads_q);
-    }
-    return true;
-}
-
-static void fill_shape(const struct wire_plan *plan, struct wire_shape *shape)
-{
-    /* Roles ascend, and these three are always there. */
-    const struct wire_tensor *q = &plan->tensor[0];
-    const struct wire_tensor *k = &plan->tensor[1];
-    const struct wire_tensor *v = &plan->tensor[2];
-
-    *shape = (struct wire_shape){
-        .batch = (int64_t)q->shape[0],
-        .seqlen_q = (int64_t)q->shape[1],
-        .seqlen_k = (int64_t)k->shape[1],
-        .heads_q = (int32_t)q->shape[2],
-        .heads_kv = (int32_t)k->shape[2],
-        .head_dim_qk = (int32_t)q->shape[3],
-        .head_dim_v = (int32_t)v->shape[3],
-        .dtype = q->dtype,
-        .scale = plan->has_scale ? plan->scale : (float)(1.0 / sqrt((double)q->shape[3])),
-    };
-}
-
-/* ---- Calls -------------------------------------------------------------------------------------- */
-
-static bool is_placed(const struct wire_extent *extent)
-{
-    return extent->low < extent->high;
-}
-
-static bool check_place(const struct wire_tensor *tensor, const struct wire_extent *extent,
-    uint64_t offset, uint64_t region_bytes, struct wire_error *error)
-{
-    const char *name = wire_role_name(tensor->role);
-    size_t size = wire_dtype_bytes(tensor->dtype);
-
-    if (!is_placed(extent)) { /* it has an address all the same */
-        return offset <= region_bytes ||
-               fail(error, "%s.offset is %" PRIu64 ", outside of the region of %" PRIu64 " bytes",
-                   name, offset, region_bytes);
-    }
-    if (offset % size != 0) {
-        return fail(error,
-            "%s.offset is %" PRIu64 ", no multiple of the %zu bytes of an %s element", name, offset,
-            size, wire_dtype_name(tensor->dtype));
-    }
-    if (offset < (uint64_t)-extent->low) {
-        return fail(error,
-            "%s.offset is %" PRIu64 ", but the tensor begins %" PRId64
-            " bytes before it: outside of the region",
-            name, offset, -extent->low);
-    }
-    if (offset > region_bytes || region_bytes - offset < (uint64_t)extent->high) {
-        return fail(error,
-            "%s.offset is %" PRIu64 ", but the tensor ends %" PRId64
-            " bytes after it: outside of the region of %" PRIu64 " bytes",
-            name, offset, extent->high, region_bytes);
-    }
-    return true;
-}
-
-static bool do_overlap(const struct wire_plan *plan, const struct wire_extent *extents,
-    const struct wire_call *call, uint32_t i, uint32_t j)
-{
-    /* check_place has shown that these sums lie inside of a region. */
-    uint64_t begin_i = call->offset[i] - (uint64_t)-extents[i].low;
-    uint64_t begin_j = call->offset[j] - (uint64_t)-extents[j].low;
-    uint64_t end_i = call->offset[i] + (uint64_t)extents[i].high;
-    uint64_t end_j = call->offset[j] + (uint64_t)extents[j].high;
-
-    if (begin_i >= end_j || begin_j >= end_i) {
-        return false;
-    }
-    if (call->offset[i] > call->offset[j]) {
-        uint32_t upper = i;
-        i = j;
-        j = upper;
-    }
-    uint64_t distance = call->offset[j] - call->offset[i];
-    return !overlap_is_interleaved(&plan->tensor[i], &plan->tensor[j],
-        (int64_t)(distance / wire_dtype_bytes(plan->tensor[i].dtype)));
-}
-
-static bool check_overlap(const struct wire_plan *plan, const struct wire_extent *extents,
-    const struct wire_call *call, uint32_t output, struct wire_error *error)
-{
-    for (uint32_t other = 0; other < plan->tensors; other++) {
-        if (other != output && is_placed(&extents[other]) &&
-            call->region[other] == call->region[output] &&
-            do_overlap(plan, extents, call, output, other)) {
-            return fail(error, "%s overlaps %s in memory, but an output must not",
-                wire_role_name(plan->tensor[output].role),
-                wire_role_name(plan->tensor[other].role));
+    for (uint32_t i = 0; i < plan->tensors; i++) {
+        const struct wire_tensor *tensor = &plan->tensor[i];
+        const struct role *role = &role_table[tensor->role];
+        if ((role->like != 0 || role->broadcast != 0) != followers) {
+            continue;
+        }
+        if (!check_dtype(plan, tensor, error) || !check_shape(plan, tensor, defined, error) ||
+            !find_extent(tensor, &extents[i], error) ||
+            !check_strides(tensor, wire_role_is_output(plan->direction, tensor->role), error)) {
+            return false;
         }
     }
     return true;
+}
+
+static bool check_heads(const struct defined defined[ROLE_EXTENTS], struct wire_error *error)
+{
+    const struct defined *kv = &defined[ROLE_HEADS_KV];
+    uint64_t heads_q = defined[ROLE_HEADS_Q].value;
+
+    if (kv->value == 0 ? heads_q != 0 : heads_q % kv->value != 0) {
+        return fail(error,
+            "k.shape[%" PRIu32 "] is %" PRIu64 ", which does not divide q's %" PRIu64 " heads",
+            kv->dim, kv->value, heads_q);
+    }
+    return true;
+}
+
+/* ---- What is found out -------------------------------------------------------------------------- */
+
+static void fill_bias(const struct wire_plan *plan, struct wire_shape *shape)
+{
+    const struct wire_tensor *bias = wire_plan_tensor(plan, WIRE_BIAS);
+    const struct wire_tensor *slopes = wire_plan_tensor(plan, WIRE_SLOPES);
+
+    if (bias != NULL) {
+        shape->bias_dtype = bias->dtype;
+        for (uint32_t dim = 0; dim < WIRE_MAX_DIMS; dim++) {
+            shape->bias_broadcast[dim] = bias->shape[dim] == 1;
+        }
+    }
+    shape->slopes_broadcast = slopes != NULL && slopes->shape[0] == 1;
+}
+
+static void fill_shape(const struct wire_plan *plan, const struct defined defined[ROLE_EXTENTS],
+    struct wire_shape *shape)
+{
+    uint64_t rows_q = defined[ROLE_SEQLEN_Q].value;
+    uint64_t rows_k = defined[ROLE_SEQLEN_K].value;
+    bool packed_q = is_packed(plan, WIRE_Q);
+    bool packed_k = is_packed(plan, WIRE_K);
+    double head_dim = (double)defined[ROLE_HEAD_DIM].value;
+
+    *shape = (struct wire_shape){
+        .batch = (int64_t)defined[ROLE_BATCH].value,
+        .seqlen_q = (int64_t)(plan->has_max_seqlen_q ? plan->max_seqlen_q : rows_q),
+        .seqlen_k = (int64_t)(plan->has_max_seqlen_k ? plan->max_seqlen_k : rows_k),
+        .packed_q = packed_q,
+        .packed_k = packed_k,
+        .total_q = packed_q ? (int64_t)rows_q : 0,
+        .total_k = packed_k ? (int64_t)rows_k : 0,
+        .heads_q = (int32_t)defined[ROLE_HEADS_Q].value,
+        .heads_kv = (int32_t)defined[ROLE_HEADS_KV].value,
+        .head_dim_qk = (int32_t)defined[ROLE_HEAD_DIM].value,
+        .head_dim_v = (int32_t)defined[ROLE_HEAD_DIM_V].value,
+        .dtype = plan->tensor[0].dtype,
+        .scale = plan->has_scale ? plan->scale : (float)(1.0 / sqrt(head_dim)),
+        .softcap = plan->softcap,
+        .dropout_threshold = plan->dropout_threshold,
+        .deterministic = plan->deterministic,
+    };
+    fill_bias(plan, shape);
 }
 
 /* ---- Public ------------------------------------------------------------------------------------- */
@@ -399,52 +431,25 @@ static bool check_overlap(const struct wire_plan *plan, const struct wire_extent
 bool validate_plan(const struct wire_plan *plan, struct wire_shape *shape,
     struct wire_extent extents[WIRE_MAX_TENSORS], struct wire_error *error)
 {
-    struct defined defined[MEANINGS] = {{NULL, 0}};
+    struct defined defined[ROLE_EXTENTS] = {{NULL, 0, 0}};
 
-    if (!check_options(plan, error) || !check_roles(plan, error)) {
+    if (!check_options(plan, error) || !check_roles(plan, error) ||
+        !check_longest(plan, WIRE_CU_SEQLENS_Q, "max_seqlen_q", plan->has_max_seqlen_q,
+            plan->max_seqlen_q, error) ||
+        !check_longest(plan, WIRE_CU_SEQLENS_K, "max_seqlen_k", plan->has_max_seqlen_k,
+            plan->max_seqlen_k, error) ||
+        !check_tensors(plan, false, defined, extents, error) || !check_heads(defined, error) ||
+        !check_tensors(plan, true, defined, extents, error)) {
         return false;
     }
-    for (uint32_t i = 0; i < plan->tensors; i++) {
-        const struct wire_tensor *tensor = &plan->tensor[i];
-        if (!check_dtype(tensor, &plan->tensor[0], error) || !check_shape(tensor, defined, error) ||
-            !find_extent(tensor, &extents[i], error) ||
-            !check_strides(tensor, wire_role_is_output(plan->direction, tensor->role), error)) {
-            return false;
-        }
-    }
-    if (!check_heads(plan, error)) {
-        return false;
-    }
-    fill_shape(plan, shape);
-    return true;
-}
-
-bool validate_call(const struct wire_plan *plan, const struct wire_extent extents[WIRE_MAX_TENSORS],
-    const struct wire_call *call, const uint64_t region_bytes[WIRE_MAX_TENSORS],
-    struct wire_error *error)
-{
-    if (call->tensors != plan->tensors) {
-        return fail(error, "the call has %" PRIu32 " tensors, but its plan has %" PRIu32,
-            call->tensors, plan->tensors);
-    }
-    for (uint32_t i = 0; i < plan->tensors; i++) {
-        if (!check_place(&plan->tensor[i], &extents[i], call->offset[i], region_bytes[i], error)) {
-            return false;
-        }
-    }
-    for (uint32_t i = 0; i < plan->tensors; i++) {
-        if (is_placed(&extents[i]) && wire_role_is_output(plan->direction, plan->tensor[i].role) &&
-            !check_overlap(plan, extents, call, i, error)) {
-            return false;
-        }
-    }
+    fill_shape(plan, defined, shape);
     return true;
 }
 
 bool wire_role_is_output(enum wire_direction direction, enum wire_role role)
 {
-    enum use use = use_of(direction, role);
-    return use == OUTPUT || use == OPTIONAL_OUTPUT;
+    enum role_use use = role_use(direction, role);
+    return use == ROLE_OUTPUT || use == ROLE_OPTIONAL_OUTPUT;
 }
 
 const struct wire_tensor *wire_plan_tensor(const struct wire_plan *plan, enum wire_role role)

@@ -14,15 +14,28 @@
 
 /* What validation found out about a plan; the rest of the daemon works with this. */
 struct wire_shape {
-    int64_t batch;
-    int64_t seqlen_q;
+    int64_t batch;    /* of packed sides too */
+    int64_t seqlen_q; /* of a packed side: max_seqlen, the most rows that count of a sequence */
     int64_t seqlen_k;
+    int64_t total_q; /* rows of a packed side, 0 of a dense one */
+    int64_t total_k;
+    bool packed_q;
+    bool packed_k;
     int32_t heads_q;
     int32_t heads_kv;
     int32_t head_dim_qk;
     int32_t head_dim_v;
     enum wire_dtype dtype;
-    float scale; /* the default filled in */
+    float scale;   /* the default filled in */
+    float softcap; /* 0: none */
+    uint32_t dropout_threshold;
+    bool deterministic;
+    bool slopes_broadcast; /* one row of slopes for the whole batch */
+
+    /* Which dimensions of bias (batch, head, query, key) have extent 1: these are broadcast and summed
+     * over in dbias, also where the problem's extent is 1 as well. bias_dtype 0: there is no bias. */
+    bool bias_broadcast[WIRE_MAX_DIMS];
+    enum wire_dtype bias_dtype;
 };
 
 /* Bytes a tensor touches, relative to the address of its element (0, ..., 0): [low, high), low <= 0.

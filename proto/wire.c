@@ -96,6 +96,8 @@ const char *wire_dtype_name(enum wire_dtype dtype)
         return "bf16";
     case WIRE_FP32:
         return "fp32";
+    case WIRE_INT32:
+        return "int32";
     }
     return "?";
 }
@@ -114,6 +116,15 @@ const char *wire_role_name(enum wire_role role)
         [WIRE_DQ] = "dq",
         [WIRE_DK] = "dk",
         [WIRE_DV] = "dv",
+        [WIRE_BIAS] = "bias",
+        [WIRE_DBIAS] = "dbias",
+        [WIRE_SLOPES] = "slopes",
+        [WIRE_DSLOPES] = "dslopes",
+        [WIRE_SINKS] = "sinks",
+        [WIRE_DSINKS] = "dsinks",
+        [WIRE_CU_SEQLENS_Q] = "cu_seqlens_q",
+        [WIRE_CU_SEQLENS_K] = "cu_seqlens_k",
+        [WIRE_SEQLENS_K] = "seqlens_k",
     };
     _Static_assert(sizeof(names) / sizeof(names[0]) == WIRE_ROLE_END, "a role has no name");
 
@@ -127,6 +138,7 @@ size_t wire_dtype_bytes(enum wire_dtype dtype)
     case WIRE_BF16:
         return 2;
     case WIRE_FP32:
+    case WIRE_INT32:
         return 4;
     }
     return 0;

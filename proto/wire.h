@@ -17,7 +17,7 @@
 /* Bounds of the protocol; attnd.options repeats those that bound a field. */
 #define WIRE_MAX_MESSAGE_BYTES 65536
 #define WIRE_MAX_CALLS 32 /* of one submission */
-#define WIRE_MAX_TENSORS 16
+#define WIRE_MAX_TENSORS 24
 #define WIRE_MAX_DIMS 4
 #define WIRE_TOKEN_BYTES 16
 #define WIRE_UUID_BYTES 16
@@ -26,7 +26,8 @@
 #define WIRE_MAX_HEAD_DIM 256
 #define WIRE_MAX_HEADS 65536
 #define WIRE_MAX_BATCH (INT32_C(1) << 24)
-#define WIRE_MAX_SEQLEN (INT64_C(1) << 31)
+#define WIRE_MAX_SEQLEN (INT64_C(1) << 31) /* also the most rows of a packed side */
+#define WIRE_DROPOUT_ONE 65536             /* the threshold that would drop everything: refused */
 
 enum wire_status {
     WIRE_OK = 0,
@@ -53,6 +54,7 @@ enum wire_dtype {
     WIRE_FP16 = 1,
     WIRE_BF16 = 2,
     WIRE_FP32 = 3,
+    WIRE_INT32 = 4, /* only lengths */
 };
 
 enum wire_direction {
@@ -81,6 +83,15 @@ enum wire_role {
     WIRE_DQ = 8,
     WIRE_DK = 9,
     WIRE_DV = 10,
+    WIRE_BIAS = 11,
+    WIRE_DBIAS = 12,
+    WIRE_SLOPES = 13, /* ALiBi */
+    WIRE_DSLOPES = 14,
+    WIRE_SINKS = 15,
+    WIRE_DSINKS = 16,
+    WIRE_CU_SEQLENS_Q = 17,
+    WIRE_CU_SEQLENS_K = 18,
+    WIRE_SEQLENS_K = 19,
     WIRE_ROLE_END,
 };
 
@@ -105,9 +116,21 @@ const char *wire_role_name(enum wire_role role);
 size_t wire_dtype_bytes(enum wire_dtype dtype); /* 0 for what is no member */
 
 /*
- * One tensor of a plan. Shapes: q, out, dout, dq (batch, seqlen_q, heads_q, head_dim) and k, v, dk,
- * dv (batch, seqlen_k, heads_kv, head_dim), the head_dim stride 1; lse, dlse fp32
- * (batch, heads_q, seqlen_q). Strides count elements; those of extents 0 and 1 mean nothing.
+ * One tensor of a plan. Strides count elements; those of extents 0 and 1 mean nothing. Shapes:
+ *
+ *   q, out, dout, dq   (batch, seqlen_q, heads_q, head_dim), stride 1 along head_dim
+ *   k, v, dk, dv       (batch, seqlen_k, heads_kv, head_dim), likewise
+ *   lse, dlse          (batch, heads_q, seqlen_q) of fp32
+ *   bias, dbias        (batch, heads_q, seqlen_q, seqlen_k), each or 1: broadcast; stride 1 along
+ *                      keys; of q's dtype or fp32, both alike
+ *   slopes, dslopes    (batch or 1, heads_q) of fp32, both alike
+ *   sinks, dsinks      (heads_q) of fp32, stride 1
+ *   cu_seqlens_q, _k   (batch + 1) of int32, stride 1
+ *   seqlens_k          (batch) of int32, stride 1
+ *
+ * The query side is packed if cu_seqlens_q is there, the key side if cu_seqlens_k is: then its
+ * tensors lack batch, and rows take the place of the seqlen: q (rows, heads_q, head_dim), lse
+ * (heads_q, rows). The seqlen of a packed side, which bias goes by, is the plan's max_seqlen.
  */
 struct wire_tensor {
     enum wire_role role;
@@ -121,7 +144,8 @@ struct wire_tensor {
  * Everything about a call but where its tensors are. Canonical, so that equal plans are equal bytes:
  * zeroed before it is filled, tensors ascending by role, none twice.
  * Forward: q, k, v in; out and optionally lse out. Backward: q, k, v, out, lse, dout and optionally
- * dlse in; dq, dk, dv out.
+ * dlse in; dq, dk, dv out. Both: bias, slopes, sinks and lengths optionally in; backward: the
+ * gradient of each that is there optionally out.
  */
 struct wire_plan {
     enum wire_direction direction;
@@ -132,16 +156,25 @@ struct wire_plan {
     bool has_window_right;
     uint64_t window_left;
     uint64_t window_right;
+    float softcap;              /* 0: none */
+    uint32_t dropout_threshold; /* round(65536 * probability), 0: none */
+    bool deterministic;
+    bool has_max_seqlen_q; /* only of a packed side; absent: the number of its rows */
+    bool has_max_seqlen_k;
+    uint64_t max_seqlen_q;
+    uint64_t max_seqlen_k;
     uint32_t tensors;
     struct wire_tensor tensor[WIRE_MAX_TENSORS];
 };
 
-/* Where one call's tensors lie, in the plan's order. */
+/* What is of one call alone: where its tensors lie, in the plan's order, and what it drops. */
 struct wire_call {
     uint32_t plan;
     uint32_t tensors;
     uint32_t region[WIRE_MAX_TENSORS];
-    uint64_t offset[WIRE_MAX_TENSORS]; /* bytes from the region's start to element (0, 0, 0, 0) */
+    uint64_t offset[WIRE_MAX_TENSORS]; /* bytes from the region's start to element (0, ..., 0) */
+    uint64_t dropout_seed;             /* without dropout these two mean nothing */
+    uint32_t dropout_offset;
 };
 
 struct wire_submit {

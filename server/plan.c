@@ -36,7 +36,7 @@ static struct attn_view *view_of(struct attn_problem *problem, enum wire_role ro
         return &problem->dk;
     case WIRE_DV:
         return &problem->dv;
-    case WIRE_ROLE_END:
+    default:
         break;
     }
     assert(false && "validated plans have only roles of the enum");
@@ -97,6 +97,22 @@ static void fill_problem(struct plan *plan, const struct wire_shape *shape)
     }
 }
 
+/* Whether the plan asks for no more than fill_problem() hands on. */
+static bool is_handed_on(const struct wire_plan *wire, struct wire_error *error)
+{
+    enum wire_role last = wire->tensor[wire->tensors - 1].role; /* they ascend */
+
+    if (last > WIRE_DV) {
+        return wire_fail(
+            error, WIRE_UNSUPPORTED, "%s is not supported by this daemon", wire_role_name(last));
+    }
+    if (wire->softcap != 0 || wire->dropout_threshold != 0) {
+        return wire_fail(error, WIRE_UNSUPPORTED, "%s is not supported by this daemon",
+            wire->softcap != 0 ? "softcap" : "dropout");
+    }
+    return true;
+}
+
 /* Everything that the kernels know about a problem before it has addresses. */
 static bool judge(struct plan *plan, struct backend *backend, struct wire_error *error)
 {
@@ -130,7 +146,8 @@ struct plan *plan_create(
         return NULL;
     }
     plan->wire = *wire;
-    if (validate_plan(&plan->wire, &shape, plan->extent, error)) {
+    if (validate_plan(&plan->wire, &shape, plan->extent, error) &&
+        is_handed_on(&plan->wire, error)) {
         fill_problem(plan, &shape);
         if (judge(plan, backend, error)) {
             return plan;

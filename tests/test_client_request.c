@@ -30,7 +30,7 @@ static void call_init(struct call *call, enum attnd_direction direction)
         .options = ATTND_OPTIONS_INIT,
         .request = {.size = sizeof call->request, .direction = direction}};
     call->request.options = &call->options;
-    for (enum wire_role role = WIRE_Q; role < WIRE_ROLE_END; role++) {
+    for (enum wire_role role = WIRE_Q; role <= WIRE_DV; role++) {
         bool key = role == WIRE_K || role == WIRE_V || role == WIRE_DK || role == WIRE_DV;
         bool rows = role == WIRE_LSE || role == WIRE_DLSE;
         call->tensor[role] = (DLTensor){.data = call->memory,

@@ -191,9 +191,11 @@ Test(codec, the_largest_messages_fit)
         call->tensors = WIRE_MAX_TENSORS;
         memset(call->region, 0xff, sizeof(call->region));
         memset(call->offset, 0xff, sizeof(call->offset));
+        call->dropout_seed = UINT64_MAX;
+        call->dropout_offset = UINT32_MAX;
     }
     size_t size = codec_encode_request(&request, buffer, sizeof(buffer));
-    cr_assert(size > 32 * 16 * 15 && size <= WIRE_MAX_MESSAGE_BYTES);
+    cr_assert(size > 32 * (24 * 15 + 15) && size <= WIRE_MAX_MESSAGE_BYTES);
 
     static struct wire_request decoded;
     struct wire_error error;

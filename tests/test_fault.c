@@ -193,11 +193,11 @@ Test(fault, broken_plans_are_refused)
     tensor = tensor_with(0, 1, 4, 4);
     expect_refused(REQUEST, plan_with(1, 1, &tensor, 1), "add_plan.tensors[0].role is 0");
     tensor = tensor_with(WIRE_ROLE_END, 1, 4, 4);
-    expect_refused(REQUEST, plan_with(1, 1, &tensor, 1), "add_plan.tensors[0].role is 11");
+    expect_refused(REQUEST, plan_with(1, 1, &tensor, 1), "add_plan.tensors[0].role is 20");
     tensor = tensor_with(1, 0, 4, 4);
     expect_refused(REQUEST, plan_with(1, 1, &tensor, 1), "add_plan.tensors[0].dtype is 0");
-    tensor = tensor_with(1, 4, 4, 4);
-    expect_refused(REQUEST, plan_with(1, 1, &tensor, 1), "add_plan.tensors[0].dtype is 4");
+    tensor = tensor_with(1, 5, 4, 4);
+    expect_refused(REQUEST, plan_with(1, 1, &tensor, 1), "add_plan.tensors[0].dtype is 5");
     tensor = tensor_with(1, 1, 4, 3);
     expect_refused(REQUEST, plan_with(1, 1, &tensor, 1), "add_plan.tensors[0] has 4 extents");
     tensor = tensor_with(1, 1, 5, 4);
@@ -224,16 +224,16 @@ static struct bytes submit_with(size_t calls, size_t regions, size_t offsets)
 
 Test(fault, broken_submissions_are_refused)
 {
-    struct bytes good = submit_with(32, 16, 16);
+    struct bytes good = submit_with(32, 24, 24);
     struct wire_request request;
     struct wire_error error;
 
     cr_assert(codec_decode_request(good.data, good.size, &request, &error), "%s", error.detail);
     cr_expect_eq(request.submit.calls, 32);
-    cr_expect_eq(request.submit.call[31].tensors, 16);
+    cr_expect_eq(request.submit.call[31].tensors, 24);
     expect_refused(REQUEST, submit_with(33, 5, 5), "submit.calls");
-    expect_refused(REQUEST, submit_with(2, 17, 5), "submit.calls.regions");
-    expect_refused(REQUEST, submit_with(2, 5, 17), "submit.calls.offsets");
+    expect_refused(REQUEST, submit_with(2, 25, 5), "submit.calls.regions");
+    expect_refused(REQUEST, submit_with(2, 5, 25), "submit.calls.offsets");
     expect_refused(REQUEST, submit_with(2, 5, 4), "submit.calls[0] has 5 regions, but 4 offsets");
 }
 

@@ -156,7 +156,7 @@ static const struct change changes[] = {
 
     {F, TENSORS, 0, 0, 0, "q is missing"},
     {F, TENSORS, 0, 0, 2, "v is missing"},
-    {F, TENSORS, 0, 0, 17, "tensors has 17"},
+    {F, TENSORS, 0, 0, 25, "tensors has 25"},
     {F, TENSORS, 0, 0, 0xffffffff, "tensors has 4294967295"},
     {F, DROP, WIRE_Q, 0, 0, "q is missing"},
     {F, DROP, WIRE_K, 0, 0, "k is missing"},
@@ -180,7 +180,9 @@ static const struct change changes[] = {
     {B, ROLE, WIRE_DV, 0, WIRE_Q, "tensors[9] is q after dk"},
 
     {F, DTYPE, WIRE_Q, 0, 0, "q.dtype"},
-    {F, DTYPE, WIRE_Q, 0, 4, "q.dtype"},
+    {F, DTYPE, WIRE_Q, 0, WIRE_INT32, "q.dtype is 4, none of fp16, bf16 and fp32"},
+    {F, DTYPE, WIRE_Q, 0, 5, "q.dtype"},
+    {F, DTYPE, WIRE_LSE, 0, WIRE_INT32, "lse.dtype is int32, but must be fp32"},
     {F, DTYPE, WIRE_Q, 0, WIRE_BF16, "k.dtype is fp16, but q.dtype is bf16"},
     {F, DTYPE, WIRE_V, 0, WIRE_FP32, "v.dtype"},
     {F, DTYPE, WIRE_OUT, 0, WIRE_BF16, "out.dtype"},
@@ -390,8 +392,9 @@ Test(validate, equal_bytes_give_the_role_lookup)
     cr_expect_null(wire_plan_tensor(&plan, WIRE_DQ));
     for (enum wire_role role = 0; role <= WIRE_ROLE_END; role++) {
         cr_expect_eq(wire_role_is_output(F, role), role == WIRE_OUT || role == WIRE_LSE);
-        cr_expect_eq(
-            wire_role_is_output(B, role), role == WIRE_DQ || role == WIRE_DK || role == WIRE_DV);
+        bool gradient = (role >= WIRE_DQ && role <= WIRE_DV) || role == WIRE_DBIAS ||
+                        role == WIRE_DSLOPES || role == WIRE_DSINKS;
+        cr_expect_eq(wire_role_is_output(B, role), gradient);
         cr_expect_not(wire_role_is_output((enum wire_direction)0, role));
         cr_expect_not(wire_role_is_output((enum wire_direction)3, role));
     }

@@ -25,18 +25,21 @@ Test(wire, dtypes_have_names_and_sizes)
     cr_expect_str_eq(wire_dtype_name(WIRE_BF16), "bf16");
     cr_expect_str_eq(wire_dtype_name(WIRE_FP32), "fp32");
     cr_expect_str_eq(wire_dtype_name((enum wire_dtype)0), "?");
-    cr_expect_str_eq(wire_dtype_name((enum wire_dtype)4), "?");
+    cr_expect_str_eq(wire_dtype_name(WIRE_INT32), "int32");
+    cr_expect_str_eq(wire_dtype_name((enum wire_dtype)5), "?");
     cr_expect_eq(wire_dtype_bytes(WIRE_FP16), 2);
     cr_expect_eq(wire_dtype_bytes(WIRE_BF16), 2);
     cr_expect_eq(wire_dtype_bytes(WIRE_FP32), 4);
+    cr_expect_eq(wire_dtype_bytes(WIRE_INT32), 4);
     cr_expect_eq(wire_dtype_bytes((enum wire_dtype)0), 0);
     cr_expect_eq(wire_dtype_bytes((enum wire_dtype)99), 0);
 }
 
 Test(wire, roles_are_named_as_in_the_api)
 {
-    static const char *const names[] = {
-        "?", "q", "k", "v", "out", "lse", "dout", "dlse", "dq", "dk", "dv", "?"};
+    static const char *const names[] = {"?", "q", "k", "v", "out", "lse", "dout", "dlse", "dq",
+        "dk", "dv", "bias", "dbias", "slopes", "dslopes", "sinks", "dsinks", "cu_seqlens_q",
+        "cu_seqlens_k", "seqlens_k", "?"};
 
     for (int role = 0; role <= WIRE_ROLE_END; role++) {
         cr_expect_str_eq(wire_role_name((enum wire_role)role), names[role]);
