@@ -35,7 +35,7 @@ static enum attnd_status read_options(
 {
     struct wire_error error;
     *options = (struct attnd_open_options){0};
-    if (given && !request_read_sized("options", options, sizeof *options, given, &error)) {
+    if (given && !request_read_sized("options->", options, sizeof *options, given, &error)) {
         return error_of_wire(&error);
     }
     if (options->timeout_ns < 0) {

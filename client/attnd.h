@@ -19,6 +19,14 @@
  * Memory. Tensors belong to the caller. From the submission until the ticket has ended they must
  * stay allocated, inputs unchanged and outputs unread. Descriptions (DLTensor, options, requests)
  * are read during the call only.
+ *
+ * Versions. Structs begin with their own size. A program built with an older header leaves newer
+ * members at their defaults; one built with a newer header may use an older library as long as the
+ * members that it does not know are zero (else ATTND_UNSUPPORTED).
+ *
+ * The daemon's end. A client whose daemon has gone stays so: every call but attnd_close(), attnd_free()
+ * and attnd_wait() for what had ended returns ATTND_DISCONNECTED, within a second or two. Any call that
+ * asks the daemon returns ATTND_TIMED_OUT if it does not answer within the client's timeout_ns.
  */
 #ifndef ATTND_H
 #define ATTND_H
@@ -85,18 +93,21 @@ struct attnd_open_options {
 
 /* Connects to the daemon. options may be NULL. On success the caller owns *client.
  * ATTND_DISCONNECTED: nobody answers there; ATTND_PERMISSION_DENIED; ATTND_VERSION_MISMATCH;
- * ATTND_RESOURCE_EXHAUSTED: the daemon has as many clients as it may. */
+ * ATTND_RESOURCE_EXHAUSTED: the daemon has as many clients as it may, or the process no descriptors
+ * left; ATTND_UNSUPPORTED: the daemon's device shares no memory with this library; ATTND_DRAINING. */
 ATTND_API enum attnd_status attnd_open(
     const struct attnd_open_options *options, struct attnd **client) ATTND_MUST_CHECK;
 
 /* Waits for all submitted requests, then ends the connection and releases everything, also memory
- * from attnd_alloc(). Accepts NULL. */
+ * from attnd_alloc(). Accepts NULL. In a child of fork() it waits for nothing and leaves the parent's
+ * connection alone; descriptors of the message socket then stay open until exec or exit. */
 ATTND_API void attnd_close(struct attnd *client);
 
 /* ---- Memory -------------------------------------------------------------------------------- */
 
-/* Zeroed memory that the daemon reads and writes in place, aligned to a page. Tensors in any other
- * host memory are copied in and out, which makes their call block until it has ended.
+/* Zeroed memory that the daemon reads and writes in place, aligned to a page. One piece may hold many
+ * tensors; a client may have some hundreds of pieces, so put many into one. Tensors in any other host
+ * memory are copied in and out, which makes their call block until it has ended.
  * bytes may be 0. ATTND_RESOURCE_EXHAUSTED: over the daemon's limits or the machine's memory. */
 ATTND_API enum attnd_status attnd_alloc(
     struct attnd *client, size_t bytes, void **memory) ATTND_MUST_CHECK;
@@ -175,7 +186,9 @@ typedef uint64_t attnd_ticket;
 
 /*
  * Submits `count` (1 to 32) requests that are independent of each other; the daemon may run them in
- * any order and together. Either all are accepted, or none and nothing happens.
+ * any order and together. Either all are accepted, or none and nothing happens. What can be found
+ * wrong with a request is found here: ATTND_INVALID_ARGUMENT, ATTND_UNSUPPORTED or
+ * ATTND_RESOURCE_EXHAUSTED with a sentence that names the argument ("requests[3].k->shape[2] ...").
  *
  * `stream` names an ordered sequence of this client: a submission starts after all earlier ones with
  * the same stream have ended, so that it may read what they wrote. Different streams do not wait for
@@ -183,7 +196,10 @@ typedef uint64_t attnd_ticket;
  * 31 streams can have unfinished requests at a time; a stream holds at most 64 of them. Past these
  * and the daemon's own limit of requests in flight the call blocks until there is room.
  *
- * *ticket may be NULL if nobody will wait for it alone.
+ * A submission with tensors outside of attnd_alloc() memory returns when it has ended; how it ended
+ * is what attnd_wait() then says at once.
+ *
+ * ticket may be NULL if nobody will wait for it alone; written only on success.
  */
 ATTND_API enum attnd_status attnd_submit(struct attnd *client, void *stream,
     const struct attnd_request *requests, size_t count, attnd_ticket *ticket) ATTND_MUST_CHECK;
@@ -212,10 +228,10 @@ ATTND_API enum attnd_status attnd_backward(struct attnd *client, void *stream, c
 
 /*
  * Waits until the submission has ended and its outputs are complete, at most timeout_ns (0: only
- * looks). Returns its status: ATTND_OK, or why one of its requests failed (outputs are then
- * undefined). ATTND_TIMED_OUT leaves the ticket valid. The answer to a ticket stays the same however
- * often it is asked, as long as it is one of the last 64 of its stream or did not fail; of failures
- * the last 256 are remembered.
+ * looks). Returns its status: ATTND_OK, or why the first of its requests that failed did so (the
+ * outputs of those that failed are then undefined). ATTND_TIMED_OUT leaves the ticket valid. The
+ * answer to a ticket stays the same however often it is asked, as long as it is one of the last 64 of
+ * its stream or did not fail; of failures the last 256 are remembered.
  */
 ATTND_API enum attnd_status attnd_wait(
     struct attnd *client, attnd_ticket ticket, int64_t timeout_ns) ATTND_MUST_CHECK;
@@ -243,7 +259,7 @@ struct attnd_stats {
     char daemon_version[64];
 };
 
-/* Asks the daemon. */
+/* Asks the daemon; stats->size must be set. Requests that attnd_wait() saw end are counted. */
 ATTND_API enum attnd_status attnd_get_stats(
     struct attnd *client, struct attnd_stats *stats) ATTND_MUST_CHECK;
 

@@ -1,8 +1,9 @@
 /*
  * What a client consists of. The modules own their parts; this only puts them together.
  *
- * Locks, in this order: plans.mutex, mutex, rpc.mutex. None is held while waiting for the daemon's
- * progress; plans.mutex alone is held during a round trip. gate.mutex and staging.mutex stand alone.
+ * Locks, in this order: plans.mutex, mutex, rpc.mutex. None is held while waiting for requests to
+ * end; plans.mutex is held during a round trip. gate.mutex is held during an exchange and takes no
+ * other; staging.mutex comes before all.
  */
 #pragma once
 

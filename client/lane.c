@@ -98,7 +98,7 @@ void lane_reap(struct lanes *lanes, unsigned lane)
 {
     struct lane *own = &lanes->lane[lane];
     uint64_t from = atomic_load(&own->reaped);
-    uint64_t to = ended_up_to(lanes, lane);
+    uint64_t to = unreaped(own) != 0 ? ended_up_to(lanes, lane) : from;
     for (uint64_t sequence = from + 1; sequence <= to; sequence++) {
         enum wire_status status = WIRE_INTERNAL;
         if (!page_result(&lanes->page->lane[lane], (uint32_t)sequence, &status) ||

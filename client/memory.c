@@ -190,6 +190,15 @@ static void wait_until_unused(struct attnd *client, const struct region *region)
     }
 }
 
+/* What nobody finds any more. */
+static void give_back(struct attnd *client, struct region *region)
+{
+    wait_until_unused(client, region);
+    withdraw(client, region);
+    unbook(client, region->bytes);
+    release(region);
+}
+
 enum attnd_status memory_create(struct attnd *client, uint64_t bytes, struct region **region)
 {
     if (bytes > INT64_MAX - PAGE_BYTES) {
@@ -224,10 +233,7 @@ void memory_destroy(struct attnd *client, struct region *region)
     (void)pthread_mutex_lock(&client->mutex);
     take_out(&client->memory, region);
     (void)pthread_mutex_unlock(&client->mutex);
-    wait_until_unused(client, region);
-    withdraw(client, region);
-    unbook(client, region->bytes);
-    release(region);
+    give_back(client, region);
 }
 
 struct region *memory_find(
@@ -281,10 +287,14 @@ void attnd_free(struct attnd *client, void *memory)
     bool partly;
     (void)pthread_mutex_lock(&client->mutex);
     struct region *region = memory_find(&client->memory, (uintptr_t)memory, 0, 0, &partly);
-    (void)pthread_mutex_unlock(&client->mutex);
-    if (!region || region->base != memory) {
-        (void)error_set(ATTND_INVALID_ARGUMENT, "memory is nothing that attnd_alloc() gave");
-        return;
+    bool ours = region && region->base == memory;
+    if (ours) {
+        take_out(&client->memory, region);
     }
-    memory_destroy(client, region);
+    (void)pthread_mutex_unlock(&client->mutex);
+    if (ours) {
+        give_back(client, region);
+    } else {
+        (void)error_set(ATTND_INVALID_ARGUMENT, "memory is nothing that attnd_alloc() gave");
+    }
 }

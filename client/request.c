@@ -9,14 +9,41 @@
 
 #define fail(error, ...) wire_fail(error, WIRE_INVALID_ARGUMENT, __VA_ARGS__)
 
+/* Where a request has the tensor of a role; 0: nowhere. */
+static const size_t members[WIRE_ROLE_END] = {
+    [WIRE_Q] = offsetof(struct attnd_request, q),
+    [WIRE_K] = offsetof(struct attnd_request, k),
+    [WIRE_V] = offsetof(struct attnd_request, v),
+    [WIRE_OUT] = offsetof(struct attnd_request, out),
+    [WIRE_LSE] = offsetof(struct attnd_request, lse),
+    [WIRE_DOUT] = offsetof(struct attnd_request, dout),
+    [WIRE_DLSE] = offsetof(struct attnd_request, dlse),
+    [WIRE_DQ] = offsetof(struct attnd_request, dq),
+    [WIRE_DK] = offsetof(struct attnd_request, dk),
+    [WIRE_DV] = offsetof(struct attnd_request, dv),
+};
+
 static bool is_rows(enum wire_role role)
 {
     return role == WIRE_LSE || role == WIRE_DLSE;
 }
 
-static bool is_optional(enum wire_direction direction, enum wire_role role)
+/* Whether the tensor is there just if a request of this direction has it. */
+static bool check_presence(
+    const struct attnd_request *request, enum wire_role role, struct wire_error *error)
 {
-    return direction == WIRE_FORWARD ? role == WIRE_LSE : role == WIRE_DLSE;
+    bool forward = request->direction == ATTND_FORWARD;
+    bool foreign = members[role] == 0 || (forward && role >= BACKWARD_ONLY);
+    bool optional = role == (forward ? WIRE_LSE : WIRE_DLSE);
+    const DLTensor *tensor = request_tensor(request, role);
+    if (tensor && foreign) {
+        return fail(
+            error, "%s is given, which a forward request does not have", wire_role_name(role));
+    }
+    if (!tensor && !foreign && !optional) {
+        return fail(error, "%s is NULL", wire_role_name(role));
+    }
+    return true;
 }
 
 static bool read_dtype(
@@ -152,7 +179,7 @@ static bool read_options(
     const struct attnd_options *given, struct wire_plan *plan, struct wire_error *error)
 {
     struct attnd_options options = ATTND_OPTIONS_INIT;
-    if (given && !request_read_sized("options", &options, sizeof options, given, error)) {
+    if (given && !request_read_sized("options->", &options, sizeof options, given, error)) {
         return false;
     }
     if (!isfinite(options.scale)) {
@@ -195,20 +222,20 @@ static void copy_row(unsigned char *to, int64_t to_stride, const unsigned char *
     }
 }
 
-bool request_read_sized(
-    const char *name, void *known, size_t known_bytes, const void *given, struct wire_error *error)
+bool request_read_sized(const char *prefix, void *known, size_t known_bytes, const void *given,
+    struct wire_error *error)
 {
     size_t size;
     memcpy(&size, given, sizeof size);
     if (size < sizeof size || size > LARGEST_STRUCT) {
-        return fail(error, "%s->size is %zu, but must be the struct's sizeof", name, size);
+        return fail(error, "%ssize is %zu, but must be the struct's sizeof", prefix, size);
     }
     const unsigned char *bytes = given;
     for (size_t i = known_bytes; i < size; i++) {
         if (bytes[i] != 0) {
             return wire_fail(error, WIRE_UNSUPPORTED,
-                "%s has a value at byte %zu, behind the %zu bytes that this library knows", name, i,
-                known_bytes);
+                "%ssize is %zu, and behind the %zu bytes that this library knows there is a value",
+                prefix, size, known_bytes);
         }
     }
     memcpy(known, given, size < known_bytes ? size : known_bytes);
@@ -217,48 +244,16 @@ bool request_read_sized(
 
 const DLTensor *request_tensor(const struct attnd_request *request, enum wire_role role)
 {
-    switch (role) {
-    case WIRE_Q:
-        return request->q;
-    case WIRE_K:
-        return request->k;
-    case WIRE_V:
-        return request->v;
-    case WIRE_OUT:
-        return request->out;
-    case WIRE_LSE:
-        return request->lse;
-    case WIRE_DOUT:
-        return request->dout;
-    case WIRE_DLSE:
-        return request->dlse;
-    case WIRE_DQ:
-        return request->dq;
-    case WIRE_DK:
-        return request->dk;
-    case WIRE_DV:
-        return request->dv;
-    default: /* no member of the struct has it */
-        break;
+    const DLTensor *tensor = NULL;
+    if (members[role] != 0) {
+        memcpy(&tensor, (const unsigned char *)request + members[role], sizeof(const DLTensor *));
     }
-    return NULL;
+    return tensor;
 }
 
 void request_set_tensor(struct attnd_request *request, enum wire_role role, const DLTensor *tensor)
 {
-    const DLTensor **const members[WIRE_ROLE_END] = {
-        [WIRE_Q] = &request->q,
-        [WIRE_K] = &request->k,
-        [WIRE_V] = &request->v,
-        [WIRE_OUT] = &request->out,
-        [WIRE_LSE] = &request->lse,
-        [WIRE_DOUT] = &request->dout,
-        [WIRE_DLSE] = &request->dlse,
-        [WIRE_DQ] = &request->dq,
-        [WIRE_DK] = &request->dk,
-        [WIRE_DV] = &request->dv,
-    };
-    *members[role] = tensor;
+    memcpy((unsigned char *)request + members[role], &tensor, sizeof(const DLTensor *));
 }
 
 uint64_t request_address(const DLTensor *tensor)
@@ -275,16 +270,11 @@ bool request_read(const struct attnd_request *request, struct wire_plan *plan,
             (int)request->direction);
     }
     plan->direction = (enum wire_direction)request->direction;
-    for (enum wire_role role = WIRE_Q; role <= WIRE_DV; role++) {
+    for (enum wire_role role = WIRE_Q; role < WIRE_ROLE_END; role++) {
+        if (!check_presence(request, role, error)) {
+            return false;
+        }
         const DLTensor *tensor = request_tensor(request, role);
-        bool foreign = plan->direction == WIRE_FORWARD && role >= BACKWARD_ONLY;
-        if (tensor && foreign) {
-            return fail(
-                error, "%s is given, which a forward request does not have", wire_role_name(role));
-        }
-        if (!tensor && !foreign && !is_optional(plan->direction, role)) {
-            return fail(error, "%s is NULL", wire_role_name(role));
-        }
         if (tensor) {
             struct wire_tensor *wire = &plan->tensor[plan->tensors];
             wire->role = role;

@@ -14,10 +14,10 @@
 /*
  * Copies a struct of the caller that begins with its size, over defaults that *known already has. A
  * shorter one comes from a program built with an older attnd.h, a longer one from a newer: what this
- * library does not know of it must be zero.
+ * library does not know of it must be zero. The prefix is how its members are named: "options->".
  */
-bool request_read_sized(
-    const char *name, void *known, size_t known_bytes, const void *given, struct wire_error *error);
+bool request_read_sized(const char *prefix, void *known, size_t known_bytes, const void *given,
+    struct wire_error *error);
 
 /* The member of the request that has this role. */
 const DLTensor *request_tensor(const struct attnd_request *request, enum wire_role role);

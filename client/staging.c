@@ -218,7 +218,7 @@ void staging_finish(struct staging *staging)
 enum attnd_status staging_submit(struct attnd *client, void *stream,
     const struct attnd_request *requests, size_t count, attnd_ticket *ticket)
 {
-    size_t most = count * (WIRE_ROLE_END - 1);
+    size_t most = count * WIRE_MAX_TENSORS;
     struct stage *stage = calloc(1, sizeof *stage + most * sizeof stage->tensor[0]);
     if (!stage) {
         return error_set(ATTND_RESOURCE_EXHAUSTED, "the process is out of memory");

@@ -283,10 +283,10 @@ static enum attnd_status read_array(
         size_t size;
         char name[WHERE_BYTES];
         struct wire_error error;
-        (void)snprintf(name, sizeof name, "requests[%zu]", i);
+        (void)snprintf(name, sizeof name, "requests[%zu].", i);
         memcpy(&size, at, sizeof size);
         if (size != first) {
-            return error_set(ATTND_INVALID_ARGUMENT, "%s.size is %zu, but that of requests[0] %zu",
+            return error_set(ATTND_INVALID_ARGUMENT, "%ssize is %zu, but that of requests[0] %zu",
                 name, size, first);
         }
         read[i] = (struct attnd_request){0};
@@ -351,7 +351,7 @@ enum attnd_status attnd_backward(struct attnd *client, void *stream, const DLTen
     if (!gradients) {
         return error_set(ATTND_INVALID_ARGUMENT, "gradients is NULL");
     }
-    if (!request_read_sized("gradients", &read, sizeof read, gradients, &error)) {
+    if (!request_read_sized("gradients->", &read, sizeof read, gradients, &error)) {
         return error_of_wire(&error);
     }
     const struct attnd_request request = {.size = sizeof request,

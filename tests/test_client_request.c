@@ -17,7 +17,7 @@ struct call {
     int64_t key[4];
     int64_t rows[3];
     float memory[16];
-    DLTensor tensor[WIRE_ROLE_END];
+    DLTensor tensor[WIRE_DV + 1];
     struct attnd_options options;
     struct attnd_request request;
 };
@@ -299,10 +299,10 @@ Test(client_request, structs_of_other_versions_are_read_as_far_as_they_mean_some
     struct newer newer = {ATTND_OPTIONS_INIT, 0};
     newer.options.size = sizeof newer;
     newer.options.window_right = 7;
-    cr_expect(request_read_sized("options", &known, sizeof known, &newer, &error));
+    cr_expect(request_read_sized("options->", &known, sizeof known, &newer, &error));
     cr_expect_eq(known.window_right, 7);
     newer.added = 1;
-    cr_expect_not(request_read_sized("options", &known, sizeof known, &newer, &error));
+    cr_expect_not(request_read_sized("options->", &known, sizeof known, &newer, &error));
     cr_expect_eq(error.status, WIRE_UNSUPPORTED);
 
     struct attnd_options defaults = ATTND_OPTIONS_INIT;
@@ -310,14 +310,14 @@ Test(client_request, structs_of_other_versions_are_read_as_far_as_they_mean_some
     older.size = offsetof(struct attnd_options, window_left);
     older.scale = 0.5F;
     older.window_left = 3; /* not there, as far as its size says */
-    cr_expect(request_read_sized("options", &defaults, sizeof defaults, &older, &error));
+    cr_expect(request_read_sized("options->", &defaults, sizeof defaults, &older, &error));
     cr_expect_eq(defaults.scale, 0.5F);
     cr_expect_eq(defaults.window_left, ATTND_UNBOUNDED);
 
     older.size = sizeof older.size - 1;
-    cr_expect_not(request_read_sized("options", &defaults, sizeof defaults, &older, &error));
+    cr_expect_not(request_read_sized("options->", &defaults, sizeof defaults, &older, &error));
     older.size = (size_t)1 << 40; /* it would read far behind the struct */
-    cr_expect_not(request_read_sized("options", &defaults, sizeof defaults, &older, &error));
+    cr_expect_not(request_read_sized("options->", &defaults, sizeof defaults, &older, &error));
 }
 
 /* ---- Plans -------------------------------------------------------------------------------------- */
