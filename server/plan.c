@@ -1,8 +1,9 @@
 #include "plan.h"
 
-#include <assert.h>
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 
 _Static_assert((int)WIRE_FP16 == (int)ATTN_FP16 && (int)WIRE_BF16 == (int)ATTN_BF16 &&
                    (int)WIRE_FP32 == (int)ATTN_FP32,
@@ -13,50 +14,76 @@ _Static_assert(
     (int)WIRE_TOP_LEFT == (int)ATTN_TOP_LEFT && (int)WIRE_BOTTOM_RIGHT == (int)ATTN_BOTTOM_RIGHT,
     "alignments are");
 
-static struct attn_view *view_of(struct attn_problem *problem, enum wire_role role)
+/*
+ * Where a tensor goes in struct attn_problem, and what its dimensions are there: b batch, r row,
+ * h head, c key, d head_dim, whose stride is 1. Tensors of a packed side come without their b.
+ */
+static const struct place {
+    size_t offset;
+    const char *dims; /* NULL: an array of lengths, of which the problem holds the address alone */
+} places[WIRE_ROLE_END] = {
+    [WIRE_Q] = {offsetof(struct attn_problem, q), "brhd"},
+    [WIRE_K] = {offsetof(struct attn_problem, k), "brhd"},
+    [WIRE_V] = {offsetof(struct attn_problem, v), "brhd"},
+    [WIRE_OUT] = {offsetof(struct attn_problem, out), "brhd"},
+    [WIRE_LSE] = {offsetof(struct attn_problem, lse), "bhr"},
+    [WIRE_DOUT] = {offsetof(struct attn_problem, dout), "brhd"},
+    [WIRE_DLSE] = {offsetof(struct attn_problem, dlse), "bhr"},
+    [WIRE_DQ] = {offsetof(struct attn_problem, dq), "brhd"},
+    [WIRE_DK] = {offsetof(struct attn_problem, dk), "brhd"},
+    [WIRE_DV] = {offsetof(struct attn_problem, dv), "brhd"},
+    [WIRE_BIAS] = {offsetof(struct attn_problem, bias), "bhrc"},
+    [WIRE_DBIAS] = {offsetof(struct attn_problem, dbias), "bhrc"},
+    [WIRE_SLOPES] = {offsetof(struct attn_problem, slopes), "bh"},
+    [WIRE_DSLOPES] = {offsetof(struct attn_problem, dslopes), "bh"},
+    [WIRE_SINKS] = {offsetof(struct attn_problem, sinks), "h"},
+    [WIRE_DSINKS] = {offsetof(struct attn_problem, dsinks), "h"},
+    [WIRE_CU_SEQLENS_Q] = {offsetof(struct attn_problem, lengths.cu_seqlens_q), NULL},
+    [WIRE_CU_SEQLENS_K] = {offsetof(struct attn_problem, lengths.cu_seqlens_k), NULL},
+    [WIRE_SEQLENS_K] = {offsetof(struct attn_problem, lengths.seqlens_k), NULL},
+};
+
+static void set_address(struct attn_problem *problem, enum wire_role role, void *data)
 {
-    switch (role) {
-    case WIRE_Q:
-        return &problem->q;
-    case WIRE_K:
-        return &problem->k;
-    case WIRE_V:
-        return &problem->v;
-    case WIRE_OUT:
-        return &problem->out;
-    case WIRE_LSE:
-        return &problem->lse;
-    case WIRE_DOUT:
-        return &problem->dout;
-    case WIRE_DLSE:
-        return &problem->dlse;
-    case WIRE_DQ:
-        return &problem->dq;
-    case WIRE_DK:
-        return &problem->dk;
-    case WIRE_DV:
-        return &problem->dv;
-    default:
-        break;
+    const struct place *place = &places[role];
+    char *at = (char *)problem + place->offset;
+
+    if (place->dims == NULL) {
+        *(const int32_t **)(void *)at = data;
+    } else {
+        ((struct attn_view *)(void *)at)->data = data;
     }
-    assert(false && "validated plans have only roles of the enum");
-    return NULL;
 }
 
-/* Strides of extents 0 and 1 mean nothing; as 0 they cannot make equal plans differ. */
-static int64_t stride_of(const struct wire_tensor *tensor, unsigned dim)
+/* Strides of extents 0 and 1 mean nothing; as 0 they cannot make equal plans differ, and broadcast. */
+static void set_strides(struct attn_problem *problem, const struct wire_tensor *tensor)
 {
-    return tensor->shape[dim] > 1 ? tensor->strides[dim] : 0;
-}
+    const struct place *place = &places[tensor->role];
 
-static void set_strides(struct attn_view *view, const struct wire_tensor *tensor)
-{
-    bool per_row = tensor->role == WIRE_LSE || tensor->role == WIRE_DLSE;
-
-    view->batch_stride = stride_of(tensor, 0);
-    view->row_stride = stride_of(tensor, per_row ? 2 : 1);
-    view->head_stride = stride_of(tensor, per_row ? 1 : 2);
-    view->column_stride = per_row ? 0 : 1;
+    if (place->dims == NULL) {
+        return;
+    }
+    struct attn_view *view = (struct attn_view *)(void *)((char *)problem + place->offset);
+    const char *dims = place->dims + (strlen(place->dims) - tensor->dims);
+    for (uint32_t d = 0; d < tensor->dims; d++) {
+        int64_t stride = tensor->shape[d] > 1 ? tensor->strides[d] : 0;
+        switch (dims[d]) {
+        case 'b':
+            view->batch_stride = stride;
+            break;
+        case 'r':
+            view->row_stride = stride;
+            break;
+        case 'h':
+            view->head_stride = stride;
+            break;
+        case 'c':
+            view->column_stride = stride;
+            break;
+        default:
+            view->column_stride = 1;
+        }
+    }
 }
 
 /* A window beyond every sequence is cut to one that is just as wide, so that sums stay in range. */
@@ -85,32 +112,20 @@ static void fill_problem(struct plan *plan, const struct wire_shape *shape)
         .seqlen_q = shape->seqlen_q,
         .seqlen_k = shape->seqlen_k,
         .scale = shape->scale,
+        .softcap = shape->softcap,
         .window_left = window_of(wire->has_window_left, wire->window_left),
         .window_right = window_of(wire->has_window_right, wire->window_right),
         .alignment = (enum attn_alignment)wire->alignment,
-        .deterministic = true,
+        .deterministic = shape->deterministic,
+        .dropout_threshold = shape->dropout_threshold,
+        .lengths = {.total_q = shape->total_q, .total_k = shape->total_k},
+        .bias_dtype = (enum attn_dtype)shape->bias_dtype,
     };
+    memcpy(problem->bias_broadcast, shape->bias_broadcast, sizeof(problem->bias_broadcast));
     for (uint32_t t = 0; t < wire->tensors; t++) {
-        struct attn_view *view = view_of(problem, wire->tensor[t].role);
-        view->data = plan; /* only says that the tensor is there */
-        set_strides(view, &wire->tensor[t]);
+        set_address(problem, wire->tensor[t].role, plan); /* only says that the tensor is there */
+        set_strides(problem, &wire->tensor[t]);
     }
-}
-
-/* Whether the plan asks for no more than fill_problem() hands on. */
-static bool is_handed_on(const struct wire_plan *wire, struct wire_error *error)
-{
-    enum wire_role last = wire->tensor[wire->tensors - 1].role; /* they ascend */
-
-    if (last > WIRE_DV) {
-        return wire_fail(
-            error, WIRE_UNSUPPORTED, "%s is not supported by this daemon", wire_role_name(last));
-    }
-    if (wire->softcap != 0 || wire->dropout_threshold != 0) {
-        return wire_fail(error, WIRE_UNSUPPORTED, "%s is not supported by this daemon",
-            wire->softcap != 0 ? "softcap" : "dropout");
-    }
-    return true;
 }
 
 /* Everything that the kernels know about a problem before it has addresses. */
@@ -146,8 +161,7 @@ struct plan *plan_create(
         return NULL;
     }
     plan->wire = *wire;
-    if (validate_plan(&plan->wire, &shape, plan->extent, error) &&
-        is_handed_on(&plan->wire, error)) {
+    if (validate_plan(&plan->wire, &shape, plan->extent, error)) {
         fill_problem(plan, &shape);
         if (judge(plan, backend, error)) {
             return plan;
@@ -176,13 +190,15 @@ bool plan_resolve(const struct plan *plan, const struct wire_call *call,
     job->direction = plan->direction;
     job->family = plan->family;
     job->problem = plan->problem;
+    job->problem.dropout_seed = call->dropout_seed;
+    job->problem.dropout_offset = call->dropout_offset;
     job->workspace_bytes = plan->workspace_bytes;
     job->tiles = plan->tiles;
     job->flops = plan->flops;
     job->group_key = plan->group_key;
     for (uint32_t t = 0; t < plan->wire.tensors; t++) {
-        struct attn_view *view = view_of(&job->problem, plan->wire.tensor[t].role);
-        view->data = (char *)region[t]->base + call->offset[t];
+        set_address(
+            &job->problem, plan->wire.tensor[t].role, (char *)region[t]->base + call->offset[t]);
     }
     return true;
 }
