@@ -13,7 +13,7 @@ demo=$bin/attnd-demo
 export XDG_RUNTIME_DIR
 XDG_RUNTIME_DIR=$(mktemp -d /tmp/atd.XXXXXX)
 out=$(mktemp -d /tmp/atd.XXXXXX)
-trap 'rm -rf "$XDG_RUNTIME_DIR" "$out"' EXIT
+trap 'end_ours; rm -rf "$XDG_RUNTIME_DIR" "$out"' EXIT
 failures=0
 
 fail() { # sentence
@@ -39,9 +39,19 @@ ours() { # name
     return 0
 }
 
+# What a failed case left must not fail the next one too.
+end_ours() {
+    local left
+    left=$(ours '[^ ]*')
+    # shellcheck disable=SC2086 # one word a pid
+    [[ -z $left ]] || kill -KILL $left
+}
+
 check_nothing_left() { # when
     check "nothing is left running $1" test -z "$(ours '[^ ]*')"
     check "no directory is left $1" test -z "$(ls -A "$XDG_RUNTIME_DIR")"
+    end_ours
+    rm -rf "${XDG_RUNTIME_DIR:?}"/*
 }
 
 run() { # exit status wanted, arguments...
@@ -123,6 +133,7 @@ test_signals() {
         start_long
         kill -s "${signal%:*}" "$pid"
         wait_for_end "${signal#*:}" "SIG${signal%:*}"
+        check 'it is said' grep -q 'attnd-demo: interrupted' "$out/stderr"
     done
 }
 
