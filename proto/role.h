@@ -45,7 +45,7 @@ struct role {
     uint32_t dims;
     enum role_extent extent[WIRE_MAX_DIMS];
     unsigned broadcast; /* bit i: extent i may be 1 instead */
-    uint64_t extra;     /* extent 0 is larger by this */
+    uint64_t extra;     /* extent 0, the batch, is larger by this */
     bool is_scattered;  /* the last stride may be any */
 };
 

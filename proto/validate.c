@@ -228,8 +228,9 @@ static bool check_extent(const struct wire_tensor *tensor, uint32_t dim, enum ro
         *first = (struct defined){tensor, dim, extent - extra};
     } else if (first->value != extent - extra) {
         return fail(error,
-            "%s.shape[%" PRIu32 "] (%s%s) is %" PRIu64 ", but %s.shape[%" PRIu32 "] is %" PRIu64,
+            "%s.shape[%" PRIu32 "] (%s%s) is %" PRIu64 ", but %s.shape[%" PRIu32 "]%s is %" PRIu64,
             role, dim, name, plus, extent, wire_role_name(first->by->role), first->dim,
+            role_table[first->by->role].extra != 0 ? " (batch + 1)" : "",
             first->by->shape[first->dim]);
     }
     return true;

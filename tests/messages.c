@@ -69,14 +69,33 @@ static void any_error(struct dice *random, struct wire_error *error)
     any_text(random, error->detail, sizeof(error->detail));
 }
 
+static float any_float(struct dice *random)
+{
+    uint32_t bits = (uint32_t)dice_next(random);
+    float value;
+
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+static void any_features(struct dice *random, struct wire_plan *plan)
+{
+    plan->softcap = coin(random) ? 0 : any_float(random);
+    plan->dropout_threshold = wide32(random);
+    plan->deterministic = coin(random);
+    plan->has_max_seqlen_q = coin(random);
+    plan->max_seqlen_q = plan->has_max_seqlen_q ? messages_wide(random) : 0;
+    plan->has_max_seqlen_k = coin(random);
+    plan->max_seqlen_k = plan->has_max_seqlen_k ? messages_wide(random) : 0;
+}
+
 static void any_plan(struct dice *random, struct wire_plan *plan)
 {
     plan->direction = (enum wire_direction)(1 + messages_below(random, WIRE_BACKWARD));
     plan->alignment = (enum wire_alignment)(1 + messages_below(random, WIRE_BOTTOM_RIGHT));
     if (coin(random)) {
-        uint32_t bits = (uint32_t)dice_next(random);
         plan->has_scale = true;
-        memcpy(&plan->scale, &bits, sizeof(bits));
+        plan->scale = any_float(random);
     }
     if (coin(random)) {
         plan->has_window_left = true;
@@ -86,11 +105,12 @@ static void any_plan(struct dice *random, struct wire_plan *plan)
         plan->has_window_right = true;
         plan->window_right = messages_wide(random);
     }
+    any_features(random, plan);
     plan->tensors = (uint32_t)messages_below(random, WIRE_MAX_TENSORS + 1);
     for (uint32_t i = 0; i < plan->tensors; i++) {
         struct wire_tensor *tensor = &plan->tensor[i];
         tensor->role = (enum wire_role)(1 + messages_below(random, WIRE_ROLE_END - 1));
-        tensor->dtype = (enum wire_dtype)(1 + messages_below(random, WIRE_FP32));
+        tensor->dtype = (enum wire_dtype)(1 + messages_below(random, WIRE_INT32));
         tensor->dims = (uint32_t)messages_below(random, WIRE_MAX_DIMS + 1);
         for (uint32_t dim = 0; dim < tensor->dims; dim++) {
             tensor->shape[dim] = messages_wide(random);
@@ -109,6 +129,8 @@ static void any_submit(struct dice *random, struct wire_submit *submit)
         struct wire_call *call = &submit->call[i];
         call->plan = wide32(random);
         call->tensors = (uint32_t)messages_below(random, WIRE_MAX_TENSORS + 1);
+        call->dropout_seed = messages_wide(random);
+        call->dropout_offset = wide32(random);
         for (uint32_t t = 0; t < call->tensors; t++) {
             call->region[t] = wide32(random);
             call->offset[t] = messages_wide(random);
@@ -237,34 +259,125 @@ static void add_tensor(struct wire_plan *plan, enum wire_role role, enum wire_dt
     }
 }
 
-void messages_fixed_plan(struct wire_plan *plan, enum wire_direction direction,
-    enum wire_dtype dtype, const struct messages_extents *e)
+/* q, k, v and what has their shapes. */
+static void add_rows(struct wire_plan *plan, enum wire_dtype dtype,
+    const struct messages_extents *e, const struct messages_features *f)
 {
-    const uint64_t q[] = {e->batch, e->seqlen_q, e->heads_q, e->head_dim_qk};
-    const uint64_t k[] = {e->batch, e->seqlen_k, e->heads_kv, e->head_dim_qk};
-    const uint64_t v[] = {e->batch, e->seqlen_k, e->heads_kv, e->head_dim_v};
-    const uint64_t out[] = {e->batch, e->seqlen_q, e->heads_q, e->head_dim_v};
-    const uint64_t rows[] = {e->batch, e->heads_q, e->seqlen_q};
+    bool p = f->packed_q; /* without the first dimension */
+    bool pk = f->packed_k;
+    uint64_t rows_q = p ? f->total_q : e->seqlen_q;
+    uint64_t rows_k = pk ? f->total_k : e->seqlen_k;
+    const uint64_t q[] = {e->batch, rows_q, e->heads_q, e->head_dim_qk};
+    const uint64_t k[] = {e->batch, rows_k, e->heads_kv, e->head_dim_qk};
+    const uint64_t v[] = {e->batch, rows_k, e->heads_kv, e->head_dim_v};
+    const uint64_t out[] = {e->batch, rows_q, e->heads_q, e->head_dim_v};
+    const uint64_t rows[] = {e->batch, e->heads_q, rows_q};
+
+    add_tensor(plan, WIRE_Q, dtype, q + p, 4 - p);
+    add_tensor(plan, WIRE_K, dtype, k + pk, 4 - pk);
+    add_tensor(plan, WIRE_V, dtype, v + pk, 4 - pk);
+    add_tensor(plan, WIRE_OUT, dtype, out + p, 4 - p);
+    add_tensor(plan, WIRE_LSE, WIRE_FP32, rows + p, 3 - p);
+    if (plan->direction == WIRE_BACKWARD) {
+        add_tensor(plan, WIRE_DOUT, dtype, out + p, 4 - p);
+        add_tensor(plan, WIRE_DLSE, WIRE_FP32, rows + p, 3 - p);
+        add_tensor(plan, WIRE_DQ, dtype, q + p, 4 - p);
+        add_tensor(plan, WIRE_DK, dtype, k + pk, 4 - pk);
+        add_tensor(plan, WIRE_DV, dtype, v + pk, 4 - pk);
+    }
+}
+
+static void add_lengths(
+    struct wire_plan *plan, const struct messages_extents *e, const struct messages_features *f)
+{
+    const uint64_t entries = e->batch + 1;
+
+    if (f->packed_q) {
+        add_tensor(plan, WIRE_CU_SEQLENS_Q, WIRE_INT32, &entries, 1);
+        plan->has_max_seqlen_q = true;
+        plan->max_seqlen_q = e->seqlen_q;
+    }
+    if (f->packed_k) {
+        add_tensor(plan, WIRE_CU_SEQLENS_K, WIRE_INT32, &entries, 1);
+        plan->has_max_seqlen_k = true;
+        plan->max_seqlen_k = e->seqlen_k;
+    }
+    if (f->seqlens_k) {
+        add_tensor(plan, WIRE_SEQLENS_K, WIRE_INT32, &e->batch, 1);
+    }
+}
+
+void messages_featured_plan(struct wire_plan *plan, enum wire_direction direction,
+    enum wire_dtype dtype, const struct messages_extents *e, const struct messages_features *f)
+{
+    uint64_t bias[] = {e->batch, e->heads_q, e->seqlen_q, e->seqlen_k};
+    const uint64_t slopes[] = {f->slopes_one ? 1 : e->batch, e->heads_q};
+    bool gradients = direction == WIRE_BACKWARD && f->gradients;
 
     memset(plan, 0, sizeof(*plan));
     plan->direction = direction;
     plan->alignment = WIRE_BOTTOM_RIGHT;
-    add_tensor(plan, WIRE_Q, dtype, q, 4);
-    add_tensor(plan, WIRE_K, dtype, k, 4);
-    add_tensor(plan, WIRE_V, dtype, v, 4);
-    add_tensor(plan, WIRE_OUT, dtype, out, 4);
-    add_tensor(plan, WIRE_LSE, WIRE_FP32, rows, 3);
-    if (direction == WIRE_BACKWARD) {
-        add_tensor(plan, WIRE_DOUT, dtype, out, 4);
-        add_tensor(plan, WIRE_DLSE, WIRE_FP32, rows, 3);
-        add_tensor(plan, WIRE_DQ, dtype, q, 4);
-        add_tensor(plan, WIRE_DK, dtype, k, 4);
-        add_tensor(plan, WIRE_DV, dtype, v, 4);
+    add_rows(plan, dtype, e, f);
+    for (unsigned dim = 0; dim < 4; dim++) {
+        bias[dim] = f->bias_ones & 1U << dim ? 1 : bias[dim];
     }
+    for (int gradient = 0; f->bias != 0 && gradient <= gradients; gradient++) {
+        add_tensor(plan, gradient ? WIRE_DBIAS : WIRE_BIAS, f->bias, bias, 4);
+    }
+    for (int gradient = 0; f->slopes && gradient <= gradients; gradient++) {
+        add_tensor(plan, gradient ? WIRE_DSLOPES : WIRE_SLOPES, WIRE_FP32, slopes, 2);
+    }
+    for (int gradient = 0; f->sinks && gradient <= gradients; gradient++) {
+        add_tensor(plan, gradient ? WIRE_DSINKS : WIRE_SINKS, WIRE_FP32, &e->heads_q, 1);
+    }
+    add_lengths(plan, e, f);
+}
+
+void messages_fixed_plan(struct wire_plan *plan, enum wire_direction direction,
+    enum wire_dtype dtype, const struct messages_extents *extents)
+{
+    const struct messages_features none = {0};
+
+    messages_featured_plan(plan, direction, dtype, extents, &none);
+}
+
+void messages_features(struct dice *random, enum wire_dtype dtype,
+    const struct messages_extents *extents, struct messages_features *features)
+{
+    *features = (struct messages_features){
+        .packed_q = coin(random),
+        .packed_k = coin(random),
+        .total_q = messages_below(random, 2 * extents->seqlen_q + 3),
+        .total_k = messages_below(random, 2 * extents->seqlen_k + 3),
+        .seqlens_k = coin(random),
+        .bias = coin(random)   ? 0
+                : coin(random) ? WIRE_FP32
+                               : dtype,
+        .bias_ones = (unsigned)messages_below(random, 16),
+        .slopes = coin(random),
+        .slopes_one = coin(random),
+        .sinks = coin(random),
+        .gradients = coin(random),
+    };
+}
+
+static void random_options(struct dice *random, struct wire_plan *plan)
+{
+    static const float softcaps[] = {0, 0.5F, 50, 1e-30F, 3e38F};
+
+    if (coin(random)) {
+        plan->has_window_right = true;
+        plan->window_right = messages_below(random, 4);
+    }
+    plan->softcap = softcaps[messages_below(random, 5)];
+    plan->dropout_threshold = coin(random) ? 0 : (uint32_t)messages_below(random, WIRE_DROPOUT_ONE);
+    plan->deterministic = coin(random);
 }
 
 void messages_plan(struct dice *random, struct wire_plan *plan)
 {
+    enum wire_dtype dtype = (enum wire_dtype)(1 + messages_below(random, WIRE_FP32));
+    struct messages_features features = {0};
     struct messages_extents extents = {
         .batch = messages_below(random, 4),
         .seqlen_q = messages_below(random, 9),
@@ -275,11 +388,15 @@ void messages_plan(struct dice *random, struct wire_plan *plan)
     };
 
     extents.heads_q = extents.heads_kv * messages_below(random, 4);
-    messages_fixed_plan(plan, coin(random) ? WIRE_FORWARD : WIRE_BACKWARD,
-        (enum wire_dtype)(1 + messages_below(random, WIRE_FP32)), &extents);
-    if (coin(random)) {
-        plan->has_window_right = true;
-        plan->window_right = messages_below(random, 4);
+    if (messages_below(random, 4) != 0) {
+        messages_features(random, dtype, &extents, &features);
+    }
+    messages_featured_plan(
+        plan, coin(random) ? WIRE_FORWARD : WIRE_BACKWARD, dtype, &extents, &features);
+    random_options(random, plan);
+    if (plan->has_max_seqlen_q && features.total_q == extents.seqlen_q) {
+        plan->has_max_seqlen_q = false;
+        plan->max_seqlen_q = 0;
     }
 }
 

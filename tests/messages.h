@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "dice.h"
@@ -22,13 +23,12 @@ void messages_gate_reply(struct dice *random, struct wire_gate_reply *message);
 void messages_request(struct dice *random, struct wire_request *message);
 void messages_reply(struct dice *random, struct wire_reply *message);
 
-/* A plan that makes sense, of small compact tensors. */
+/* A plan that makes sense, of small compact tensors, with any features together. */
 void messages_plan(struct dice *random, struct wire_plan *plan);
 
-/* The plan of given extents, compact, with lse and, backward, dlse. */
 struct messages_extents {
     uint64_t batch;
-    uint64_t seqlen_q;
+    uint64_t seqlen_q; /* of a packed side: max_seqlen, which the plan then gives */
     uint64_t seqlen_k;
     uint64_t heads_q;
     uint64_t heads_kv;
@@ -36,8 +36,31 @@ struct messages_extents {
     uint64_t head_dim_v;
 };
 
+/* What a plan may have beside the tensors that every call has. */
+struct messages_features {
+    bool packed_q;
+    bool packed_k;
+    uint64_t total_q;
+    uint64_t total_k;
+    bool seqlens_k;
+    enum wire_dtype bias; /* 0: none */
+    unsigned bias_ones;   /* bit i: extent i is 1 */
+    bool slopes;
+    bool slopes_one; /* a single row of them */
+    bool sinks;
+    bool gradients; /* backward: of all of these */
+};
+
+/* The compact plan of given extents, with lse and, backward, dlse. */
 void messages_fixed_plan(struct wire_plan *plan, enum wire_direction direction,
     enum wire_dtype dtype, const struct messages_extents *extents);
+void messages_featured_plan(struct wire_plan *plan, enum wire_direction direction,
+    enum wire_dtype dtype, const struct messages_extents *extents,
+    const struct messages_features *features);
+
+/* Any features that fit a plan of these extents and dtype. */
+void messages_features(struct dice *random, enum wire_dtype dtype,
+    const struct messages_extents *extents, struct messages_features *features);
 
 /* Where a plan's tensor of a role is; the role must be there. */
 uint32_t messages_place(const struct wire_plan *plan, enum wire_role role);

@@ -371,12 +371,52 @@ Test(codec, an_absent_scale_is_told_from_zero)
         request.plan.has_scale = given;
         request.plan.has_window_left = given;
         request.plan.has_window_right = !given;
+        request.plan.has_max_seqlen_q = given;
+        request.plan.has_max_seqlen_k = !given;
         size_t size = codec_encode_request(&request, buffer, sizeof(buffer));
         cr_assert(codec_decode_request(buffer, size, &decoded, &error));
         cr_expect_eq(decoded.plan.has_scale, given);
         cr_expect_eq(decoded.plan.has_window_left, given);
         cr_expect_eq(decoded.plan.has_window_right, !given);
+        cr_expect_eq(decoded.plan.has_max_seqlen_q, given);
+        cr_expect_eq(decoded.plan.has_max_seqlen_k, !given);
     }
+}
+
+/* A plan as a peer of the first version writes it, and its call. */
+Test(codec, without_the_later_fields_every_feature_is_off)
+{
+    struct bytes plan = {0};
+    struct bytes call = {0};
+    struct bytes submit = {0};
+    static struct wire_request request;
+    static struct wire_request later;
+    struct wire_error error;
+
+    bytes_put_number(&plan, 1, WIRE_BACKWARD);
+    bytes_put_number(&plan, 3, WIRE_TOP_LEFT);
+    struct bytes message = bytes_around(3, &plan);
+    cr_assert(codec_decode_request(message.data, message.size, &request, &error));
+    cr_expect_eq(request.plan.softcap, 0);
+    cr_expect_eq(request.plan.dropout_threshold, 0);
+    cr_expect_not(request.plan.deterministic);
+    cr_expect_not(request.plan.has_max_seqlen_q || request.plan.has_max_seqlen_k);
+
+    bytes_put_number(&call, 1, 7);
+    bytes_put_message(&submit, 3, &call);
+    message = bytes_around(5, &submit);
+    cr_assert(codec_decode_request(message.data, message.size, &request, &error));
+    cr_expect_eq(request.submit.call[0].dropout_seed, 0);
+    cr_expect_eq(request.submit.call[0].dropout_offset, 0);
+
+    /* and what is off takes no bytes */
+    size_t size = codec_encode_request(&request, buffer, sizeof(buffer));
+    later = request;
+    later.submit.call[0].dropout_seed = UINT64_C(0x0123456789abcdef);
+    later.submit.call[0].dropout_offset = 1;
+    cr_expect_eq(codec_encode_request(&later, again, sizeof(again)), size + 9 + 2);
+    cr_assert(codec_decode_request(again, size + 9 + 2, &request, &error));
+    cr_expect_eq(request.submit.call[0].dropout_seed, UINT64_C(0x0123456789abcdef));
 }
 
 Test(codec, control_characters_do_not_get_through)

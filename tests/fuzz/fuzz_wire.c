@@ -9,6 +9,7 @@
 #include "codec.h"
 #include "validate.h"
 
+#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,13 @@ static void check_plan(const struct wire_plan *plan)
     CHECK(shape.heads_kv == 0 ? shape.heads_q == 0 : shape.heads_q % shape.heads_kv == 0);
     CHECK(shape.head_dim_qk >= 1 && shape.head_dim_qk <= WIRE_MAX_HEAD_DIM);
     CHECK(shape.head_dim_v >= 1 && shape.head_dim_v <= WIRE_MAX_HEAD_DIM);
+    CHECK(shape.batch >= 0 && shape.batch <= WIRE_MAX_BATCH);
+    CHECK(shape.seqlen_q >= 0 && shape.seqlen_q <= WIRE_MAX_SEQLEN);
+    CHECK(shape.seqlen_k >= 0 && shape.seqlen_k <= WIRE_MAX_SEQLEN);
+    CHECK(shape.total_q >= 0 && shape.total_q <= (shape.packed_q ? WIRE_MAX_SEQLEN : 0));
+    CHECK(shape.total_k >= 0 && shape.total_k <= (shape.packed_k ? WIRE_MAX_SEQLEN : 0));
+    CHECK(shape.softcap >= 0 && shape.softcap <= FLT_MAX);
+    CHECK(shape.dropout_threshold < WIRE_DROPOUT_ONE);
     for (uint32_t i = 0; i < plan->tensors; i++) {
         CHECK(extents[i].low <= 0 && extents[i].low <= extents[i].high);
         call.region[i] = i;
