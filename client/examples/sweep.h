@@ -18,7 +18,7 @@ enum {
 
 struct sweep_trainer {
     struct child child;
-    char name[24];
+    char name[32];
     double learning_rate;
     struct report_step step;
     struct report_result result;
