@@ -162,7 +162,7 @@ test_bad_calls() {
     run 1 --attnd /bin/false
     check 'the failed program is named' grep -q 'attnd ended with exit status 1' "$out/stderr"
     run 1 --trainer /bin/false
-    check 'the failed trainer is named' grep -q 'trainer 1 ended with exit status 1' "$out/stderr"
+    check 'the failed trainer is named' grep -q 'trainer [1-4] ended with exit status 1' "$out/stderr"
     run 1 --json "$out/none/json"
     run 64 --trainers 0
     run 64 --steps 1x

@@ -173,6 +173,19 @@ static bool wait_for(struct attention *attention, attnd_ticket ticket, bool back
     return true;
 }
 
+/* The daemon counts a request a moment after its outputs are there: waits until it has, for a second
+ * at most. */
+static enum attnd_status ask_statistics(struct attnd *client, struct attnd_stats *stats)
+{
+    const struct timespec pause = {.tv_nsec = 1000 * 1000L};
+    enum attnd_status status = attnd_get_stats(client, stats);
+    for (int i = 0; i < 1000 && status == ATTND_OK && stats->client.in_flight > 0; i++) {
+        nanosleep(&pause, NULL);
+        status = attnd_get_stats(client, stats);
+    }
+    return status;
+}
+
 static int compare_floats(const void *left, const void *right)
 {
     const float *a = left;
@@ -326,7 +339,7 @@ bool attention_backward_end(struct attention *attention)
 bool attention_summarize(struct attention *attention, struct attention_summary *summary)
 {
     struct attnd_stats stats = {.size = sizeof(stats)};
-    enum attnd_status status = attnd_get_stats(attention->client, &stats);
+    enum attnd_status status = ask_statistics(attention->client, &stats);
     if (status != ATTND_OK) {
         return fail(attention, "statistics", status);
     }

@@ -345,6 +345,7 @@ static bool follow(struct demo *demo)
     return true;
 }
 
+/* The trainers have ended, and each saw all of its requests counted: the sums are final. */
 static bool ask_daemon(struct demo *demo)
 {
     struct attnd *client;
