@@ -379,3 +379,34 @@ Test(overlap, the_usual_packed_gradients_are_accepted)
         cr_expect(strstr(error.detail, "dk overlaps dv") != NULL, "%s", error.detail);
     }
 }
+
+/* Heads three apart: a shift by two of them meets, though the indices look far from each other. */
+Test(overlap, equal_strides_whose_last_is_not_1_prove_nothing)
+{
+    const struct messages_features features = {.slopes = true, .gradients = true};
+    struct messages_extents extents = {2, 1, 1, 4, 1, 8, 8};
+    struct wire_plan plan;
+    struct wire_shape shape;
+    struct wire_extent found[WIRE_MAX_TENSORS];
+    struct wire_call call;
+    struct wire_error error;
+    uint64_t region_bytes[WIRE_MAX_TENSORS];
+
+    messages_featured_plan(&plan, B, WIRE_FP32, &extents, &features);
+    uint32_t slopes = messages_place(&plan, WIRE_SLOPES);
+    uint32_t gradient = messages_place(&plan, WIRE_DSLOPES);
+    for (uint32_t t = slopes; t <= gradient; t++) {
+        plan.tensor[t].strides[0] = 12;
+        plan.tensor[t].strides[1] = 3;
+    }
+    cr_assert(validate_plan(&plan, &shape, found, &error), "%s", error.detail);
+    uint64_t bytes = messages_call(&plan, found, &call) + 4096;
+    for (uint32_t t = 0; t < plan.tensors; t++) {
+        region_bytes[t] = bytes;
+    }
+    call.offset[gradient] = call.offset[slopes] + 2 * 3 * 4;
+    cr_expect_not(validate_call(&plan, found, &call, region_bytes, &error));
+    cr_expect(strstr(error.detail, "dslopes overlaps slopes") != NULL, "%s", error.detail);
+    call.offset[gradient] = call.offset[slopes] + 24 * 4;
+    cr_expect(validate_call(&plan, found, &call, region_bytes, &error), "%s", error.detail);
+}

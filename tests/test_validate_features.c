@@ -326,8 +326,8 @@ Test(validate_features, every_random_plan_is_good_and_its_shape_true)
         cr_assert(shape.packed_q || shape.batch == (int64_t)q->shape[0]);
         cr_assert(shape.packed_k || shape.batch == (int64_t)k->shape[0]);
         cr_assert(shape.total_q == (shape.packed_q ? (int64_t)q->shape[0] : 0));
-        cr_assert_eq(shape.heads_q, q->shape[q->dims - 2]);
-        cr_assert_eq(shape.heads_kv, k->shape[k->dims - 2]);
+        cr_assert_eq(shape.heads_q, (int32_t)q->shape[q->dims - 2]);
+        cr_assert_eq(shape.heads_kv, (int32_t)k->shape[k->dims - 2]);
         cr_assert(
             bias == NULL || shape.bias_broadcast[3] || shape.seqlen_k == (int64_t)bias->shape[3]);
         cr_assert(

@@ -2,9 +2,11 @@
  * The codec and the validator on bytes from anybody: nothing that decodes is out of range, and it
  * means the same when it is sent on.
  *
- * Built for libFuzzer this is its entry point; otherwise main() runs mutations of valid messages:
+ * Built for libFuzzer this is its entry point; otherwise main() runs mutations of valid messages, or
+ * writes valid ones to a folder, for libFuzzer to start from:
  *
  *   test_fuzz_wire [ROUNDS]
+ *   test_fuzz_wire --corpus FOLDER COUNT
  */
 #include "codec.h"
 #include "validate.h"
@@ -199,8 +201,31 @@ static size_t mutate(struct dice *random, uint8_t *bytes, size_t size, size_t ca
     }
 }
 
+static int write_corpus(const char *folder, unsigned long count)
+{
+    struct dice random = messages_seeded("corpus");
+    static uint8_t bytes[WIRE_MAX_MESSAGE_BYTES];
+
+    for (unsigned long i = 0; i < count; i++) {
+        char path[4096];
+        CHECK(snprintf(path, sizeof(path), "%s/%lu", folder, i) < (int)sizeof(path));
+        FILE *file = fopen(path, "wb");
+        if (file == NULL) {
+            perror(path);
+            return 1;
+        }
+        size_t size = any_message(&random, bytes, sizeof(bytes));
+        size_t written = fwrite(bytes, 1, size, file);
+        CHECK(fclose(file) == 0 && written == size);
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 4 && strcmp(argv[1], "--corpus") == 0) {
+        return write_corpus(argv[2], strtoul(argv[3], NULL, 0));
+    }
     unsigned long rounds = argc > 1 ? strtoul(argv[1], NULL, 0) : 60000;
     struct dice random = messages_seeded("fuzz_wire");
     static uint8_t bytes[WIRE_MAX_MESSAGE_BYTES];
