@@ -16,16 +16,33 @@ static double grid_error(enum attn_dtype dtype, double exact)
     return fabs(dtype_round(dtype, up - shift) - exact);
 }
 
+/* Infinity stands for every number that rounds to it. */
+static double least_infinite(enum attn_dtype dtype)
+{
+    switch (dtype) {
+    case ATTN_FP16:
+        return 65520;
+    case ATTN_BF16:
+        return 0x1.ffp127;
+    case ATTN_FP32:
+        break;
+    }
+    return 0x1.ffffffp127;
+}
+
 static double error_of(enum attn_dtype dtype, double ours, double exact)
 {
     if (ours == exact) {
         return 0;
     }
-    if (isfinite(ours) && isfinite(exact)) {
-        return fabs(ours - exact);
+    if (isnan(ours) || !isfinite(exact)) {
+        return INFINITY;
     }
-    /* Beyond the dtype's range infinity is the rounded answer. */
-    return !isnan(ours) && ours == dtype_round(dtype, exact) ? 0 : INFINITY;
+    if (isinf(ours)) {
+        double edge = copysign(least_infinite(dtype), ours);
+        return fabs(exact) >= fabs(edge) && exact * edge > 0 ? 0 : fabs(edge - exact);
+    }
+    return fabs(ours - exact);
 }
 
 struct bar bar_check(enum attn_dtype dtype, double factor, int64_t count, const double *ours,

@@ -191,6 +191,7 @@ static double score_noise(const struct formula *pass, int64_t row, int64_t begin
 static void forward_noise(
     struct formula *pass, int64_t row, int64_t begin, int64_t end, double score_error)
 {
+    const double product_error = 3 * FORMULA_UNIT32; /* weight, product and division round */
     int64_t columns = pass->problem->head_dim_v;
     const double *out = query_row(pass, pass->result[TENSOR_OUT], row, columns);
     double *noise = query_row(pass, pass->noise[TENSOR_OUT], row, columns);
@@ -198,7 +199,7 @@ static void forward_noise(
         const double *v = formula_key_row(pass, pass->v, key, columns);
         double weight = pass->dropped[key];
         for (int64_t c = 0; c < columns && weight > 0; c++) {
-            noise[c] += weight * (score_error * fabs(v[c] - out[c]) + FORMULA_UNIT32 * fabs(v[c]));
+            noise[c] += weight * (score_error * fabs(v[c] - out[c]) + product_error * fabs(v[c]));
         }
     }
     double lse = *query_row(pass, pass->result[TENSOR_LSE], row, 1);

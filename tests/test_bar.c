@@ -39,6 +39,9 @@ Test(bar, infinities_must_match)
     cr_expect(ratio_of(-60000, -INFINITY, -INFINITY, 0) > 1);
     cr_expect(ratio_of(-INFINITY, -60000, -INFINITY, 0) > 1);
     cr_expect(ratio_of(INFINITY, 70000, INFINITY, 0) == 0, "beyond the dtype's range");
+    cr_expect(ratio_of(-INFINITY, 70000, INFINITY, 0) > 1, "beyond it on the other side");
+    cr_expect(ratio_of(INFINITY, 65500, 65480, 0) <= 1, "65520 is infinite, and within the bar");
+    cr_expect(ratio_of(INFINITY, 65000, 65000, 0) > 1);
 }
 
 Test(bar, one_bad_element_among_many_is_found)
