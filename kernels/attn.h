@@ -21,7 +21,10 @@
  *
  *   delta = rowsum(dout * out) - dlse;  ds = p * (drop(dout . v_j) - delta)
  *   dq = scale * ds k, dk = scale * ds^T q, dv = drop(p)^T dout (softcap's derivative applied)
- *   dbias = ds summed over the dimensions that bias broadcasts; dsink = -sum of e^(sink - lse) * delta
+ *   dbias = ds summed over the dimensions that bias broadcasts; dslope = -sum of ds * |i + off - j|;
+ *   dsink = -sum of e^(sink - lse) * delta, also of queries that see no key
+ *
+ * drop() keeps what device/philox.h keeps, scaled by 65536 / (65536 - dropout_threshold).
  *
  * A query that sees no key, or whose scores are all -inf, has out = 0, gradients 0 and lse = -inf
  * (or the sink): never NaN.
@@ -75,15 +78,19 @@ struct attn_view {
 };
 
 /*
- * Sequence lengths of a packed (varlen) batch, in memory of the family's device which nobody writes
- * while the launch runs. NULL cu_seqlens means a dense batch of seqlen_q and seqlen_k rows each.
+ * Sequence lengths, in memory of the family's device. Others may write it at any time: a family reads
+ * it once, in the first tiles of a problem, and clamps what it finds, so that any numbers there are
+ * safe. A side with cu_seqlens is packed: the sequences of its tensors follow one another along the
+ * rows, batch_stride is unused, and seqlen_q or seqlen_k of the problem is the length to which
+ * sequences are cut. Sequence b of a packed side begins at cu_seqlens[b], but not before the end of
+ * the one before it, and ends at cu_seqlens[b + 1], but neither before its begin nor beyond the rows.
+ * Rows that belong to no sequence are padding: outputs are 0 there and lse -inf, inputs do not matter.
  */
 struct attn_lengths {
-    const int32_t
-        *cu_seqlens_q; /* batch + 1 row offsets, first 0, not decreasing; batch_stride unused */
-    const int32_t *cu_seqlens_k;
-    const int32_t *seqlens_k; /* batch key lengths that shorten the above; NULL: none */
-    int64_t total_q;          /* rows of the packed tensors; rows past the last sequence become 0 */
+    const int32_t *cu_seqlens_q; /* batch + 1 row offsets; NULL: seqlen_q rows each */
+    const int32_t *cu_seqlens_k; /* the same for keys; one side alone may be packed */
+    const int32_t *seqlens_k; /* batch key lengths that shorten those of either kind; NULL: none */
+    int64_t total_q;          /* rows of the packed tensors */
     int64_t total_k;
 };
 
@@ -98,7 +105,7 @@ struct attn_problem {
     int32_t heads_kv;
     int32_t head_dim_qk; /* 1 .. ATTN_MAX_HEAD_DIM */
     int32_t head_dim_v;
-    int64_t seqlen_q; /* varlen: the longest sequence; 0 is a length like any other */
+    int64_t seqlen_q; /* packed: no sequence counts as longer; 0 is a length like any other */
     int64_t seqlen_k;
 
     float scale;
@@ -121,7 +128,8 @@ struct attn_problem {
     struct attn_view
         lse; /* fp32 (batch, heads_q, seqlen_q), row_stride any; forward: optional output */
     struct attn_view
-        bias; /* (batch or 1, heads_q or 1, seqlen_q or 1, seqlen_k or 1): stride 0 where 1 */
+        bias; /* (batch or 1, heads_q or 1, seqlen_q or 1, seqlen_k or 1): stride 0 where 1; along the
+                 keys else 1, or 0 as well */
     enum attn_dtype bias_dtype; /* dtype or ATTN_FP32 */
     struct attn_view slopes;    /* fp32 (batch or 1, heads_q) */
     struct attn_view sinks;     /* fp32 (heads_q) */
@@ -133,7 +141,7 @@ struct attn_problem {
     struct attn_view dv;
     struct attn_view
         dbias; /* optional, the extents of bias: a dimension of extent 1 is summed over */
-    struct attn_view dslopes; /* optional, fp32 */
+    struct attn_view dslopes; /* optional, fp32; batch_stride 0: one for all batches, a sum */
     struct attn_view dsinks;  /* optional, fp32 */
     bool bias_broadcast[4]; /* which of bias's dimensions (batch, head, query, key) have extent 1 */
 };
@@ -172,7 +180,8 @@ uint64_t attn_tile_count(const struct attn_family *family, enum attn_direction d
     const struct attn_problem *problem);
 
 /* Floating point operations of a problem: 4 (forward) or 10 (backward) per visible score and head
- * dim (mean of the two head dims), the measure by which the field states rates. */
+ * dim (mean of the two head dims), the measure by which the field states rates. With lengths an upper
+ * estimate: as many sequences of the longest length as there are, or as the packed rows allow. */
 double attn_flops(enum attn_direction direction, const struct attn_problem *problem);
 
 /* Problems of one direction with equal keys may share a launch. */

@@ -2,6 +2,7 @@
 
 #include "family.h"
 
+#include <float.h>
 #include <string.h>
 
 /* Fastest first among those of one device. */
@@ -30,8 +31,59 @@ static const char *malformed_heads(const struct attn_problem *problem)
     return NULL;
 }
 
+/* What has elements side by side along the keys: nothing else has a fast way to be read. */
+static bool lies_apart(const struct attn_problem *problem, const struct attn_view *view)
+{
+    return !problem->bias_broadcast[3] && problem->seqlen_k > 1 && view->column_stride != 1;
+}
+
+static const char *malformed_bias(const struct attn_problem *problem)
+{
+    if (problem->bias.data == NULL) {
+        return problem->dbias.data != NULL ? "dbias is given without bias" : NULL;
+    }
+    if (problem->bias_dtype != problem->dtype && problem->bias_dtype != ATTN_FP32) {
+        return "bias_dtype is neither dtype nor fp32";
+    }
+    if (problem->bias.column_stride != 0 && lies_apart(problem, &problem->bias)) {
+        return "the keys of bias lie apart: their stride is neither 0 nor 1";
+    }
+    if (problem->dbias.data != NULL && lies_apart(problem, &problem->dbias)) {
+        return "the keys of dbias lie apart: their stride is not 1";
+    }
+    return NULL;
+}
+
+static const char *malformed_options(const struct attn_problem *problem)
+{
+    const struct attn_lengths *lengths = &problem->lengths;
+
+    if (!(problem->softcap >= 0 && problem->softcap <= FLT_MAX)) {
+        return "softcap is negative or not finite";
+    }
+    if (problem->dropout_threshold >= 65536) {
+        return "dropout_threshold is not within 0 .. 65535";
+    }
+    if (problem->dslopes.data != NULL && problem->slopes.data == NULL) {
+        return "dslopes is given without slopes";
+    }
+    if (problem->dsinks.data != NULL && problem->sinks.data == NULL) {
+        return "dsinks is given without sinks";
+    }
+    if ((lengths->cu_seqlens_q != NULL && lengths->total_q < 0) ||
+        (lengths->cu_seqlens_k != NULL && lengths->total_k < 0)) {
+        return "total_q or total_k is negative";
+    }
+    return malformed_bias(problem);
+}
+
 static const char *malformed(enum attn_direction direction, const struct attn_problem *problem)
 {
+    const char *why = malformed_heads(problem);
+
+    if (why != NULL) {
+        return why;
+    }
     if (direction != ATTN_FORWARD && direction != ATTN_BACKWARD) {
         return "direction is neither forward nor backward";
     }
@@ -47,7 +99,7 @@ static const char *malformed(enum attn_direction direction, const struct attn_pr
     if (problem->window_left < ATTN_UNBOUNDED || problem->window_right < ATTN_UNBOUNDED) {
         return "window_left or window_right is negative and not unbounded";
     }
-    return malformed_heads(problem);
+    return malformed_options(problem);
 }
 
 /* Sum over i in [0, n) of i + shift clamped to [0, top]. */
@@ -61,8 +113,8 @@ static double clamped_sum(int64_t n, int64_t shift, int64_t top)
     return (end > begin ? ramp : 0) + (double)(n - end) * (double)top;
 }
 
-/* Scores of one head that are visible. Lengths count as if every sequence were the longest: their
- * numbers may lie in a device's memory. */
+/* Scores of one head and sequence that are visible, as if that were the longest: numbers of lengths
+ * may lie in a device's memory. */
 static double visible_scores(const struct attn_problem *problem)
 {
     int64_t rows = problem->seqlen_q;
@@ -81,6 +133,23 @@ static double visible_scores(const struct attn_problem *problem)
         begins = clamped_sum(rows, offset - left, keys);
     }
     return ends - begins;
+}
+
+/* Sequences of the longest length, as many as the rows of packed tensors are enough for. */
+static double sequences(const struct attn_problem *problem)
+{
+    const struct attn_lengths *lengths = &problem->lengths;
+    double count = problem->batch;
+
+    if (lengths->cu_seqlens_q != NULL && problem->seqlen_q > 0) {
+        double most = (double)lengths->total_q / (double)problem->seqlen_q;
+        count = most < count ? most : count;
+    }
+    if (lengths->cu_seqlens_k != NULL && problem->seqlen_k > 0) {
+        double most = (double)lengths->total_k / (double)problem->seqlen_k;
+        count = most < count ? most : count;
+    }
+    return count;
 }
 
 size_t attn_family_count(void)
@@ -137,7 +206,7 @@ double attn_flops(enum attn_direction direction, const struct attn_problem *prob
 {
     double per_score = direction == ATTN_FORWARD ? 4 : 10;
     double head_dim = 0.5 * ((double)problem->head_dim_qk + (double)problem->head_dim_v);
-    double heads = (double)problem->batch * (double)problem->heads_q;
+    double heads = sequences(problem) * (double)problem->heads_q;
 
     return per_score * head_dim * heads * visible_scores(problem);
 }
