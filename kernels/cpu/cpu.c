@@ -5,8 +5,12 @@
 #include "family.h"
 
 #include "backward.h"
+#include "dbias.h"
 #include "forward.h"
+#include "lengths.h"
+#include "sums.h"
 #include "tile.h"
+#include "workspace.h"
 
 #define LAUNCH_SLICES 128 /* that share one run of the executor; more slices take several */
 
@@ -18,21 +22,30 @@ struct phase {
 
 struct phases {
     size_t count;
-    struct phase phase[3];
+    struct phase phase[8];
 };
 
 static const struct phases forward = {
-    .count = 1,
-    .phase = {{forward_tiles, forward_run}},
+    .count = 2,
+    .phase =
+        {
+            {lengths_tiles, lengths_run},
+            {forward_tiles, forward_run},
+        },
 };
 
 static const struct phases backward = {
-    .count = 3,
+    .count = 8,
     .phase =
         {
+            {lengths_tiles, lengths_run},
             {backward_stats_tiles, backward_stats_run},
             {backward_keys_tiles, backward_keys_run},
             {backward_queries_tiles, backward_queries_run},
+            {dbias_tiles, dbias_run},
+            {sums_dbias_tiles, sums_dbias_run},
+            {sums_dslopes_tiles, sums_dslopes_run},
+            {sums_dsinks_tiles, sums_dsinks_run},
         },
 };
 
@@ -57,31 +70,13 @@ static const char *cpu_unsupported(
     enum attn_direction direction, const struct attn_problem *problem)
 {
     (void)direction;
-    if (problem->softcap != 0) {
-        return "softcap is not supported by the cpu family";
-    }
-    if (problem->bias.data != NULL || problem->dbias.data != NULL) {
-        return "bias is not supported by the cpu family";
-    }
-    if (problem->slopes.data != NULL || problem->dslopes.data != NULL) {
-        return "ALiBi slopes are not supported by the cpu family";
-    }
-    if (problem->sinks.data != NULL || problem->dsinks.data != NULL) {
-        return "sinks are not supported by the cpu family";
-    }
-    if (problem->dropout_threshold != 0) {
-        return "dropout is not supported by the cpu family";
-    }
-    if (problem->lengths.cu_seqlens_q != NULL || problem->lengths.cu_seqlens_k != NULL ||
-        problem->lengths.seqlens_k != NULL) {
-        return "sequence lengths are not supported by the cpu family";
-    }
-    return NULL;
+    (void)problem;
+    return NULL; /* all that is well formed */
 }
 
 static size_t cpu_workspace_bytes(enum attn_direction direction, const struct attn_problem *problem)
 {
-    size_t bytes = direction == ATTN_FORWARD ? 0 : backward_workspace_bytes(problem);
+    size_t bytes = workspace_bytes(direction, problem);
 
     return bytes > 0 ? bytes : 1;
 }

@@ -6,6 +6,9 @@
  */
 #include "simd.h"
 
+#include "simd_math.h"
+
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -35,59 +38,8 @@
 #define PATCH_VECTORS 2
 #define PATCH_LANES (PATCH_VECTORS * VECTOR_LANES)
 
-#define ALWAYS_INLINE inline __attribute__((always_inline))
-
 typedef float vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
 typedef float side __attribute__((vector_size(SIDE * sizeof(float)), may_alias));
-
-static inline uint32_t bits_of(float value)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &value, sizeof(bits));
-    return bits;
-}
-
-static inline float float_of(uint32_t bits)
-{
-    float value;
-
-    memcpy(&value, &bits, sizeof(value));
-    return value;
-}
-
-/*
- * e^x = 2^n * e^r within 1.1 ulp; below the smallest normal number 0, near the largest and above
- * inf. The polynomial for (e^r - 1 - r) / r^2 makes the largest relative error of e^r, 3.1e-9, as
- * small as its degree allows.
- */
-static ALWAYS_INLINE float exponential(float x)
-{
-    const float low = -87.33F;
-    const float high = 89.0F;
-    const float rounder = 0x1.8p23F;     /* the last bit of such a number is worth 1 */
-    const float ln2_head = 0x1.62e4p-1F; /* short: its product with n is exact */
-    const float ln2_tail = 0x1.7f7d1cp-20F;
-    float clamped = x < low ? low : x;
-    float shifted;
-    float n;
-    float r;
-    float y;
-
-    clamped = clamped > high ? high : clamped;
-    shifted = clamped * 0x1.715476p0F + rounder;
-    n = shifted - rounder;
-    r = clamped - n * ln2_head;
-    r = r - n * ln2_tail;
-    y = 0x1.6a23cap-10F;
-    y = y * r + 0x1.123a22p-7F;
-    y = y * r + 0x1.5558f4p-5F;
-    y = y * r + 0x1.555492p-3F;
-    y = y * r + 0x1.fffffcp-2F;
-    y = y * (r * r) + r + 1.0F;
-    y = y * float_of((bits_of(shifted) << 23) + 0x3f800000U);
-    return x < low ? 0.0F : y;
-}
 
 /* A patch of a product, held in registers while it grows. */
 struct patch {
@@ -159,6 +111,55 @@ static void accumulate(float *sums, const float *factor, const float *block, con
     }
 }
 
+static ALWAYS_INLINE void cap_row(const struct simd_scores *scores, size_t row, float *values)
+{
+    float inverse = 1.0F / scores->softcap;
+    float *caps = scores->caps == NULL ? NULL : scores->caps + row * SIMD_PANEL;
+
+    inverse = inverse > FLT_MAX ? FLT_MAX : inverse;
+    for (size_t lane = 0; lane < SIMD_PANEL; lane++) {
+        values[lane] = hyperbolic_tangent(values[lane] * inverse);
+    }
+    for (size_t lane = 0; caps != NULL && lane < SIMD_PANEL; lane++) {
+        caps[lane] = 1.0F - values[lane] * values[lane];
+    }
+    for (size_t lane = 0; lane < SIMD_PANEL; lane++) {
+        values[lane] *= scores->softcap;
+    }
+}
+
+static ALWAYS_INLINE float distance(const struct simd_scores *scores, size_t row, int32_t lane)
+{
+    float first = (float)(scores->distance - (int64_t)row);
+
+    return fabsf(first + (float)lane);
+}
+
+/* What few problems ask for, between the scale and the mask. */
+static void shape_row(const struct simd_scores *scores, size_t row, float *restrict values)
+{
+    if (scores->softcap != 0) {
+        cap_row(scores, row, values);
+    }
+    if (scores->row_bias != NULL) {
+        float bias = scores->row_bias[row];
+        for (size_t lane = 0; lane < SIMD_PANEL; lane++) {
+            values[lane] += bias;
+        }
+    }
+    if (scores->lane_bias != NULL) {
+        const float *restrict bias = scores->lane_bias + row * scores->lane_bias_step;
+        for (size_t lane = 0; lane < SIMD_PANEL; lane++) {
+            values[lane] += bias[lane];
+        }
+    }
+    if (scores->slope != 0) {
+        for (int32_t lane = 0; lane < SIMD_PANEL; lane++) {
+            values[lane] -= scores->slope * distance(scores, row, lane);
+        }
+    }
+}
+
 /* The one place where a product becomes a score. */
 static ALWAYS_INLINE void score_row(
     const struct simd_scores *scores, size_t row, float *restrict values)
@@ -169,10 +170,22 @@ static ALWAYS_INLINE void score_row(
     for (int32_t lane = 0; lane < SIMD_PANEL; lane++) {
         values[lane] *= scores->scale;
     }
+    if (scores->shaped) {
+        shape_row(scores, row, values);
+    }
     if (scores->masked) {
         for (int32_t lane = 0; lane < SIMD_PANEL; lane++) {
             values[lane] = ((lane >= low) & (lane <= high)) ? values[lane] : -INFINITY;
         }
+    }
+}
+
+/* Clears bits: what is dropped is 0 whatever it was. */
+static ALWAYS_INLINE void drop_row(
+    const uint32_t *restrict keep, float scale, float *restrict values)
+{
+    for (size_t lane = 0; lane < SIMD_PANEL; lane++) {
+        values[lane] = float_of(bits_of(values[lane] * scale) & keep[lane]);
     }
 }
 
@@ -207,6 +220,9 @@ static void softmax(
     for (size_t lane = 0; lane < SIMD_PANEL; lane++) {
         state->sum[lane] = state->sum[lane] * state->factor[lane] + sum[lane];
     }
+    for (size_t row = 0; scores->keep != NULL && row < scores->rows; row++) {
+        drop_row(scores->keep + row * SIMD_PANEL, 1, products + row * SIMD_PANEL);
+    }
 }
 
 /* A probability of 0 stops whatever the other factor is: a query that sees nothing has gradient 0.
@@ -231,46 +247,155 @@ static void gradient(const struct simd_scores *scores, const struct simd_stats *
     memcpy(lse, stats->lse, stats->of_rows ? 0 : sizeof(lse));
     memcpy(delta, stats->delta, stats->of_rows ? 0 : sizeof(delta));
     for (size_t row = 0; row < scores->rows; row++) {
+        float *p = products + row * SIMD_PANEL;
+        float *ds = gradients + row * SIMD_PANEL;
+        const uint32_t *keep = scores->keep == NULL ? NULL : scores->keep + row * SIMD_PANEL;
         for (size_t lane = 0; stats->of_rows && lane < SIMD_PANEL; lane++) {
             lse[lane] = stats->lse[scores->first + row];
             delta[lane] = stats->delta[scores->first + row];
         }
-        score_row(scores, row, products + row * SIMD_PANEL);
-        gradient_row(lse, delta, products + row * SIMD_PANEL, gradients + row * SIMD_PANEL);
+        score_row(scores, row, p);
+        if (keep != NULL) {
+            drop_row(keep, scores->kept_scale, ds);
+        }
+        gradient_row(lse, delta, p, ds);
+        if (keep != NULL) {
+            drop_row(keep, 1, p);
+        }
     }
 }
 
-static ALWAYS_INLINE float from_fp16(uint16_t half)
+static void uncap(const struct simd_scores *scores, float *restrict gradients)
 {
-    uint32_t magnitude = half & 0x7fffU;
-    uint32_t sign = (uint32_t)(half & 0x8000U) << 16;
-    uint32_t value = bits_of(float_of(magnitude << 13) * 0x1p112F);
+    const float *restrict caps = scores->caps;
 
-    return float_of(sign | (magnitude >= 0x7c00U ? 0x7f800000U | magnitude << 13 : value));
+    for (size_t i = 0; i < scores->rows * SIMD_PANEL; i++) {
+        gradients[i] *= caps[i];
+    }
 }
 
-/* To nearest, ties to even, in all three ranges; the addition of 0.5 rounds what becomes subnormal. */
-static ALWAYS_INLINE uint16_t to_fp16(float value)
+static void sum_rows(float *restrict sums, const float *restrict gradients, size_t rows)
 {
-    uint32_t bits = bits_of(value);
-    uint32_t sign = bits >> 16 & 0x8000U;
-    uint32_t magnitude = bits & 0x7fffffffU;
-    uint32_t normal = (magnitude - 0x38000000U + 0xfffU + (magnitude >> 13 & 1U)) >> 13;
-    uint32_t small = bits_of(float_of(magnitude) + 0.5F) - 0x3f000000U;
-    uint32_t large = magnitude > 0x7f800000U ? 0x7e00U : 0x7c00U;
-    uint32_t half = magnitude < 0x38800000U ? small : normal;
-
-    return (uint16_t)(sign | (magnitude >= 0x47800000U ? large : half));
+    for (size_t row = 0; row < rows; row++) {
+        for (size_t lane = 0; lane < SIMD_PANEL; lane++) {
+            sums[lane] += gradients[row * SIMD_PANEL + lane];
+        }
+    }
 }
 
-static ALWAYS_INLINE uint16_t to_bf16(float value)
+static void add(float *restrict sums, const float *restrict gradients, size_t count)
 {
-    uint32_t bits = bits_of(value);
-    uint32_t rounded = (bits + 0x7fffU + (bits >> 16 & 1U)) >> 16;
-    uint32_t nan = bits >> 16 | 0x40U;
-
-    return (uint16_t)((bits & 0x7fffffffU) > 0x7f800000U ? nan : rounded);
+    for (size_t i = 0; i < count; i++) {
+        sums[i] += gradients[i];
+    }
 }
+
+static void sum_distances(
+    float *restrict sums, const struct simd_scores *scores, const float *restrict gradients)
+{
+    for (size_t row = 0; row < scores->rows; row++) {
+        for (int32_t lane = 0; lane < SIMD_PANEL; lane++) {
+            sums[lane] += gradients[row * SIMD_PANEL + (size_t)lane] * distance(scores, row, lane);
+        }
+    }
+}
+
+/* -- dropout -------------------------------------------------------------------------------- */
+
+#define DRAWS 16   /* made at once */
+#define PATTERN 16 /* positions of either side after which the numbers of values repeat */
+#define HALF (PATTERN / 2)
+
+struct draws {
+    uint32_t query[DRAWS];
+    uint32_t key[DRAWS];
+    _Alignas(64) uint32_t word[4][DRAWS];
+};
+
+static void draw(struct draws *draws, struct philox_stream stream)
+{
+    for (size_t n = 0; n < DRAWS; n++) {
+        struct philox_draw made = philox_draw(stream, draws->query[n], draws->key[n]);
+        draws->word[0][n] = made.word[0];
+        draws->word[1][n] = made.word[1];
+        draws->word[2][n] = made.word[2];
+        draws->word[3][n] = made.word[3];
+    }
+}
+
+/* Row `key` of a tile whose lanes are queries, from draws for all of these. */
+static void keep_of_queries(
+    uint32_t *restrict keep, const struct draws *draws, int64_t key, uint32_t threshold)
+{
+    uint32_t shift = key & 1 ? 16 : 0;
+    size_t second = key >> 3 & 1;
+
+    for (size_t lane = 0; lane < SIMD_PANEL; lane += HALF) {
+        const uint32_t *word = draws->word[lane / HALF % 2 * 2 + second] + lane / PATTERN * HALF;
+        for (size_t i = 0; i < HALF; i++) {
+            keep[lane + i] = (word[i] >> shift & 0xffffU) >= threshold ? ~0U : 0U;
+        }
+    }
+}
+
+/* Row `query` of a tile whose lanes are keys, from the draws from `first` on. */
+static void keep_of_keys(uint32_t *restrict keep, const struct draws *draws, size_t first,
+    int64_t query, uint32_t threshold)
+{
+    const size_t pairs = HALF / 2;
+
+    for (size_t lane = 0; lane < SIMD_PANEL; lane += HALF) {
+        const uint32_t *word = draws->word[(query >> 3 & 1) * 2 + (int64_t)(lane / HALF % 2)] +
+                               first + lane / PATTERN * pairs;
+        for (size_t j = 0; j < pairs; j++) {
+            keep[lane + 2 * j] = (word[j] & 0xffffU) >= threshold ? ~0U : 0U;
+            keep[lane + 2 * j + 1] = word[j] >> 16 >= threshold ? ~0U : 0U;
+        }
+    }
+}
+
+/* All draws for rows `row`, row + 1, row + 8 and row + 9 of a tile. */
+static void draw_rows(struct draws *draws, const struct simd_dropout *dropout, int64_t row)
+{
+    for (size_t n = 0; n < DRAWS; n++) {
+        int64_t lane = dropout->lane;
+        if (dropout->lanes_are_keys) {
+            draws->query[n] = philox_query(row + (int64_t)(n / HALF));
+            draws->key[n] = philox_key(lane) + (uint32_t)(n % HALF);
+        } else {
+            draws->query[n] = philox_query(lane) + (uint32_t)n;
+            draws->key[n] = philox_key(row);
+        }
+    }
+    draw(draws, dropout->stream);
+}
+
+static void draw_keep(uint32_t *keep, const struct simd_dropout *dropout, size_t rows)
+{
+    int64_t end = dropout->row + (int64_t)rows;
+    int64_t pattern = dropout->row - dropout->row % PATTERN;
+    struct draws draws;
+
+    for (; pattern < end; pattern += PATTERN) {
+        for (int64_t n = 0; n < PATTERN; n++) {
+            int64_t row = pattern + n / 4 * 2 + n % 2 + n / 2 % 2 * HALF;
+            if (n % 4 == 0) {
+                draw_rows(&draws, dropout, row);
+            }
+            if (row < dropout->row || row >= end) {
+                continue;
+            }
+            uint32_t *to = keep + (row - dropout->row) * SIMD_PANEL;
+            if (dropout->lanes_are_keys) {
+                keep_of_keys(to, &draws, (size_t)(row % 2) * HALF, row, dropout->threshold);
+            } else {
+                keep_of_queries(to, &draws, row, dropout->threshold);
+            }
+        }
+    }
+}
+
+/* -- memory --------------------------------------------------------------------------------- */
 
 static void load_row(float *restrict to, const struct simd_matrix *from, size_t row)
 {
@@ -282,7 +407,7 @@ static void load_row(float *restrict to, const struct simd_matrix *from, size_t 
     } else if (from->dtype == ATTN_BF16) {
         const uint16_t *restrict source = (const uint16_t *)from->data + start;
         for (size_t c = 0; c < width; c++) {
-            to[c] = float_of((uint32_t)source[c] << 16);
+            to[c] = from_bf16(source[c]);
         }
     } else {
         const uint16_t *restrict source = (const uint16_t *)from->data + start;
@@ -323,6 +448,34 @@ static void load_block(float *block, const struct simd_matrix *from)
         memset(to + from->width, 0, (width - from->width) * sizeof(float));
     }
     memset(block + from->rows * width, 0, (rows - from->rows) * width * sizeof(float));
+}
+
+static void load_tile(float *tile, const struct simd_matrix *from)
+{
+    for (size_t row = 0; row < from->rows; row++) {
+        load_row(tile + row * SIMD_PANEL, from, row);
+    }
+}
+
+static void load_column(float *column, const struct simd_matrix *from)
+{
+    const struct simd_matrix whole = {
+        .data = from->data, .dtype = from->dtype, .rows = 1, .width = from->rows};
+
+    if (from->stride == 1) {
+        load_row(column, &whole, 0);
+        return;
+    }
+    for (size_t row = 0; row < from->rows; row++) {
+        load_row(column + row, from, row);
+    }
+}
+
+static void store_column(const struct simd_matrix *to, const float *column)
+{
+    for (size_t row = 0; row < to->rows; row++) {
+        store_row(to, row, column + row);
+    }
 }
 
 /* Turns SIDE x SIDE elements over: each round interleaves both halves of the rows. */
@@ -414,8 +567,16 @@ const struct simd SIMD_TABLE = {
     .accumulate = accumulate,
     .softmax = softmax,
     .gradient = gradient,
+    .uncap = uncap,
+    .draw_keep = draw_keep,
+    .sum_rows = sum_rows,
+    .add = add,
+    .sum_distances = sum_distances,
     .load_block = load_block,
     .load_panels = load_panels,
+    .load_tile = load_tile,
+    .load_column = load_column,
+    .store_column = store_column,
     .store_panels = store_panels,
     .lane_dots = lane_dots,
 };
