@@ -91,7 +91,7 @@ test_good_run() {
     check 'there is one such line' test "$(grep -c '^demo:' "$out/stdout")" -eq 1
     # 4 layers, forward and backward in 25 steps, and two evaluations
     check 'every request was counted' grep -q ' requests=416 ' "$out/stdout"
-    check 'trainer 2 has a line in the table' grep -Eq '^ +2 +3.00e-03 .* 208 ' "$out/stdout"
+    check 'trainer 2 has a line in the table' grep -Eq '^ +2 +2.00e-03 .* 208 ' "$out/stdout"
     check 'nothing is said on standard error' test ! -s "$out/stderr"
     check 'the JSON has both trainers' test "$(grep -c '"trainer": ' "$out/json")" -eq 2
     check 'the JSON has the requests' grep -q '"requests": 416,' "$out/json"

@@ -4,9 +4,11 @@
 #include <math.h>
 #include <string.h>
 
-/* All of them train well; the ends learn visibly slower than the middle. */
-static const double LOWEST_RATE = 1e-3;
-static const double HIGHEST_RATE = 3e-3;
+/* All of them train well. Measured with every request checked, at 2e-3 none came nearer to the numeric
+ * bar than 0.64 of it (five seeds); at 3e-3 attention gets so sharp that one in 2400 passed it by 7 %:
+ * a few large scores then decide, in which two summation orders differ by chance. */
+static const double LOWEST_RATE = 7e-4;
+static const double HIGHEST_RATE = 2e-3;
 
 /* "Fell clearly": the last loss is at most this part of the first. A model of bytes starts at
  * ln 256 = 5.5 nats; at three quarters of that it has learned which letters are frequent. */

@@ -56,7 +56,7 @@ static const struct argp_option OPTIONS[] = {
     {"address", 'a', "DIR", 0, "The daemon's directory ($ATTND_ADDRESS, else /run/attnd/cpu)", 0},
     {"text", 't', "FILE", 0, "What to learn (/usr/share/common-licenses/GPL-3)", 0},
     {"steps", 'n', "N", 0, "Steps of training (60)", 0},
-    {"learning-rate", 'l', "X", 0, "Peak learning rate (0.003)", 0},
+    {"learning-rate", 'l', "X", 0, "Peak learning rate (0.002)", 0},
     {"seed", 's', "S", 0, "Seed of parameters and batches (1)", 0},
     {"check-every", 'c', "N", 0,
         "Compare one request, drawn at random, of every N with a float64 reference (25)", 0},
@@ -286,7 +286,7 @@ int main(int argc, char **argv)
     struct training training = {
         .settings = {.text = "/usr/share/common-licenses/GPL-3",
             .steps = 60,
-            .learning_rate = 0.003,
+            .learning_rate = 0.002,
             .seed = 1,
             .check_every = 25},
     };
