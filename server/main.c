@@ -1,8 +1,11 @@
 /* attnd: reads the command line and the configuration file, then runs the server. */
 #include <argp.h>
 #include <assert.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sysexits.h>
 
 #include "config.h"
@@ -10,10 +13,12 @@
 
 #define MAX_OPTIONS 32
 #define KEY_CONFIG 'c'
+#define KEY_PARENT 'p'
 #define KEY_OPTION 256 /* and up: of the configuration's table */
 
 struct command_line {
     const char *file;
+    bool stop_with_parent;
     const char *text[MAX_OPTIONS]; /* per option of the table; NULL: not given */
 };
 
@@ -24,6 +29,8 @@ static error_t on_argument(int key, char *text, struct argp_state *state)
 
     if (key == KEY_CONFIG) {
         line->file = text;
+    } else if (key == KEY_PARENT) {
+        line->stop_with_parent = true;
     } else if (key >= KEY_OPTION && key < KEY_OPTION + (int)config_option_count()) {
         line->text[key - KEY_OPTION] = text;
     } else {
@@ -34,8 +41,10 @@ static error_t on_argument(int key, char *text, struct argp_state *state)
 
 static void parse_command_line(int argc, char **argv, struct command_line *line)
 {
-    struct argp_option entries[MAX_OPTIONS + 2] = {
-        {"config", KEY_CONFIG, "FILE", 0, "Configuration file; the command line overrides it", 0}};
+    struct argp_option entries[MAX_OPTIONS + 3] = {
+        {"config", KEY_CONFIG, "FILE", 0, "Configuration file; the command line overrides it", 0},
+        {"stop-with-parent", KEY_PARENT, NULL, 0,
+            "Stop as by SIGTERM when the process that started this one ends", 0}};
     struct argp parser = {
         .options = entries,
         .parser = on_argument,
@@ -46,7 +55,7 @@ static void parse_command_line(int argc, char **argv, struct command_line *line)
     argp_program_version = "attnd " ATTND_VERSION;
     for (size_t i = 0; i < config_option_count(); i++) {
         const struct config_option *option = config_option_at(i);
-        entries[i + 1] = (struct argp_option){.name = option->name,
+        entries[i + 2] = (struct argp_option){.name = option->name,
             .key = KEY_OPTION + (int)i,
             .arg = option->argument,
             .doc = option->help};
@@ -82,6 +91,9 @@ int main(int argc, char **argv)
     if (status != 0) {
         (void)fprintf(stderr, "attnd: %s\n", message);
         return status;
+    }
+    if (line.stop_with_parent) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
     }
     return server_run(&config);
 }

@@ -146,6 +146,16 @@ test_deaths() {
     kill -KILL "$(ours attnd)"
     wait_for_end 1 "the daemon's death"
     check 'it is said what died' grep -q 'attnd-demo: attnd was killed by signal 9' "$out/stderr"
+    start_long
+    kill -KILL "$pid"
+    wait "$pid" 2>/dev/null
+    for _ in {1..100}; do
+        [[ -n $(ours '[^ ]*') ]] || break
+        sleep 0.1
+    done
+    check 'daemon and trainers follow a killed demo' test -z "$(ours '[^ ]*')"
+    end_ours
+    rm -rf "${XDG_RUNTIME_DIR:?}"/*
 }
 
 test_bad_calls() {

@@ -232,7 +232,8 @@ static enum attnd_status open_client(const struct demo *demo, struct attnd **cli
 static bool start_daemon(struct demo *demo)
 {
     char directory[] = "--directory";
-    char *argv[] = {demo->attnd_path, directory, demo->scratch.path, NULL};
+    char follow[] = "--stop-with-parent"; /* also when this process is killed */
+    char *argv[] = {demo->attnd_path, directory, demo->scratch.path, follow, NULL};
     demo->daemon.name = "attnd";
     if (!start(&demo->daemon, argv)) {
         return false;
