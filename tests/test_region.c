@@ -75,7 +75,7 @@ Test(region, is_unmapped_after_the_last_use_and_not_before)
 Test(region, counts_towards_the_limit_until_it_is_unmapped)
 {
     uint32_t number[3];
-    for (int i = 0; i < 3; i++) {
+    for (uint32_t i = 0; i < 3; i++) {
         number[i] = region_add(&set, 0, 1, &error);
         cr_assert_eq(number[i], i + 1);
     }
