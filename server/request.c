@@ -274,6 +274,11 @@ static void dispatch(struct request_handler *handler, const struct transport_pee
     }
 }
 
+static void collect(void *handler)
+{
+    request_collect(handler);
+}
+
 uint32_t request_max_jobs(const struct session_options *options)
 {
     return options->limits.in_flight * options->max_sessions;
@@ -295,6 +300,8 @@ struct request_handler *request_handler_create(
         free(handler);
         return NULL;
     }
+    sessions->collect = collect;
+    sessions->collect_context = handler;
     return handler;
 }
 

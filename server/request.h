@@ -18,7 +18,7 @@ struct request_handler;
 /* Jobs that the engine may hold at a time: the credit of all sessions. */
 uint32_t request_max_jobs(const struct session_options *options);
 
-/* All borrowed. NULL: out of memory. */
+/* All borrowed. Becomes the sessions' collector. NULL: out of memory. */
 struct request_handler *request_handler_create(
     struct session_table *sessions, struct transport *transport);
 void request_handler_destroy(

@@ -66,6 +66,10 @@ struct session_table {
     bool draining;
     struct session_counters counters;
     uint64_t started_ns;
+
+    /* Takes back what the engine is done with, so that nothing is refused for what has ended. */
+    void (*collect)(void *context);
+    void *collect_context;
 };
 
 bool session_table_init(struct session_table *table, const struct session_options *options);
@@ -87,7 +91,7 @@ void session_close(struct session_table *table, struct session *session);
 /* The engine no longer refers to the session in `slot`. */
 void session_free(struct session_table *table, uint32_t slot);
 
-/* Returns the region's number, 0 with *error. */
+/* Returns the region's number, 0 with *error. May call table->collect. */
 uint32_t session_add_region(struct session_table *table, struct session *session, int fd,
     uint64_t bytes, struct wire_error *error);
 
