@@ -158,7 +158,7 @@ static void destroy(struct attnd *client, bool forked)
     rpc_close(&client->rpc, forked);
     gate_close(&client->gate, forked);
     watch_close(&client->watch);
-    staging_finish(&client->staging);
+    block_finish(&client->blocks);
     memory_finish(&client->memory);
     plan_finish(&client->plans);
     page_unmap(client->page);
@@ -175,7 +175,7 @@ static struct attnd *create(const struct attnd_open_options *options)
         client->gate.fd = -1;
         client->watch.fd = -1;
         (void)pthread_mutex_init(&client->mutex, NULL);
-        staging_init(&client->staging);
+        block_init(&client->blocks);
     }
     return client;
 }

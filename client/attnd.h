@@ -123,47 +123,100 @@ enum attnd_direction {
 };
 
 enum attnd_alignment {
-    ATTND_BOTTOM_RIGHT = 0, /* query i stands at key i + seqlen_k - seqlen_q */
-    ATTND_TOP_LEFT = 1,     /* query i stands at key i */
+    ATTND_BOTTOM_RIGHT = 0, /* off = seqlen_k - seqlen_q: the last query sees the last key */
+    ATTND_TOP_LEFT = 1,     /* off = 0: the first query sees the first key */
 };
 
 #define ATTND_UNBOUNDED INT64_C(-1)
 
 /*
- * How the scores are made. Key j is visible to query i iff
- *     i + off - window_left <= j <= i + off + window_right,
- * off = 0 (top-left) or seqlen_k - seqlen_q (bottom-right). Start from ATTND_OPTIONS_INIT.
+ * How scores are made, and where sequences lie. Start from ATTND_OPTIONS_INIT. For batch b, head h,
+ * query i and key j, both counted from the start of their sequence, in float32 or better:
+ *
+ *     s   = scale * q_i . k_j           of kv head h / (heads_q / heads_kv)
+ *     s   = softcap * tanh(s / softcap) if softcap is not 0
+ *     s  += bias[b, h, i, j]            if given
+ *     s  -= slopes[b, h] * |i + off - j|  if given (ALiBi)
+ *     key j is visible to query i iff i + off - window_left <= j <= i + off + window_right
+ *     lse = ln(sum of e^s over visible j, with e^sinks[h] as one more summand if given)
+ *     p   = e^(s - lse), then dropout
+ *     out = sum of p * v_j over visible j
+ *
+ * lse is the natural logarithm. A query that sees no key, or only scores of -inf, has out 0, gradients
+ * 0, and lse -inf (or the sink). The gradients are those of out and lse. That of bias is ds, the
+ * gradient of s behind the softcap, summed over the dimensions in which bias has extent 1; that of
+ * slopes the sum of -ds * |i + off - j| over what a slope is for; that of sinks the sum of
+ * -e^(sinks[h] - lse) * (dout . out - dlse) over all queries. Lengths have none.
+ *
+ * Dropout. Each p is kept or becomes 0; p kept is multiplied by 65536 / (65536 - t), where
+ * t = round(65536 * dropout_p). The backward wants the forward's dropout_p, seed and offset. p of
+ * (b, h, i, j) is kept iff t is at most bits 16 n to 16 n + 15 of the 128 bits, first word lowest,
+ * that Philox4x32-10 makes of
+ *     the key      (seed mod 2^32, seed / 2^32) and
+ *     the counter  ((i >> 4) * 8 + (i & 7), (j >> 4) * 4 + ((j & 7) >> 1), b * heads_q + h, offset),
+ *     with n =     4 * ((i >> 3) & 1) + 2 * ((j >> 3) & 1) + (j & 1).
+ *
+ * Lengths. With cu_seqlens_q the queries of all sequences lie one behind the other in packed tensors
+ * without a batch dimension: sequence b in rows cu_seqlens_q[b] to cu_seqlens_q[b + 1] - 1. Likewise
+ * keys and values with cu_seqlens_k; one side may be packed and the other not. seqlens_k[b] shortens
+ * sequence b's keys to its first seqlens_k[b], on a packed side or not. Rows that belong to no
+ * sequence, between, before or behind them, are padding: no input's value there matters, not even a
+ * NaN, and every output there is 0 (lse: -inf). Elements of dbias beyond a sequence's lengths are 0.
+ *
+ * Lengths lie in any host memory. In memory from attnd_alloc() they are read while the request runs,
+ * so that an earlier request of the stream or the caller's device may write them; what is out of
+ * order or out of range there is cut to what is left of the rows. In any other memory the call itself
+ * reads them, does not block for them, and refuses what would be cut.
  */
 struct attnd_options {
     size_t size;                    /* sizeof(struct attnd_options) */
-    float scale;                    /* factor of q.k; 0: 1 / sqrt(head_dim of q) */
+    float scale;                    /* 0: 1 / sqrt(head_dim of q) */
+    float softcap;                  /* 0: none; not below 0 */
     bool causal;                    /* window_right = 0, whatever window_right says */
-    enum attnd_alignment alignment; /* means something only with causal or a window */
-    int64_t window_left;  /* keys before the query's own that it sees; ATTND_UNBOUNDED: all */
-    int64_t window_right; /* keys after it */
+    bool deterministic;             /* the backward gives the same bits each time */
+    enum attnd_alignment alignment; /* means something only with causal, a window or slopes */
+    int64_t window_left;     /* keys before the query's own that it sees; ATTND_UNBOUNDED: all */
+    int64_t window_right;    /* keys after it */
+    float dropout_p;         /* at least 0, below 1; 0 (or t = 0): none */
+    uint32_t dropout_offset; /* another one, another mask */
+    uint64_t dropout_seed;
+    int64_t max_seqlen_q; /* the longest sequence of a packed side; 0: its number of rows. A good */
+    int64_t max_seqlen_k; /* one saves time and memory; longer sequences are refused or cut */
+
+    /* Inputs like those of a request, each may be NULL. */
+    const DLTensor *bias; /* q's dtype or float32 (batch, heads_q, seqlen_q, seqlen_k), each extent
+                             * that or 1; the last stride 1; of packed sides, max_seqlen is the seqlen */
+    const DLTensor *slopes;       /* float32 (batch or 1, heads_q) */
+    const DLTensor *sinks;        /* float32 (heads_q), stride 1 */
+    const DLTensor *cu_seqlens_q; /* int32 (batch + 1), not decreasing, at most total_q; stride 1 */
+    const DLTensor *cu_seqlens_k; /* int32 (batch + 1), not decreasing, at most total_k; stride 1 */
+    const DLTensor *seqlens_k;    /* int32 (batch), not below 0; stride 1 */
 };
 
-#define ATTND_OPTIONS_INIT                                                              \
-    {                                                                                   \
-        sizeof(struct attnd_options), 0.0F, false, ATTND_BOTTOM_RIGHT, ATTND_UNBOUNDED, \
-            ATTND_UNBOUNDED                                                             \
+#define ATTND_OPTIONS_INIT                                                                         \
+    {                                                                                              \
+        sizeof(struct attnd_options), 0.0F, 0.0F, false, false, ATTND_BOTTOM_RIGHT,                \
+            ATTND_UNBOUNDED, ATTND_UNBOUNDED, 0.0F, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL \
     }
 
 /*
  * One forward or backward call. Shapes, with any strides whose last is 1 (strides NULL: compact):
- *     q (batch, seqlen_q, heads_q, head_dim)        out, dout (batch, seqlen_q, heads_q, head_dim_v)
- *     k (batch, seqlen_k, heads_kv, head_dim)       v (batch, seqlen_k, heads_kv, head_dim_v)
- *     dq, dk, dv: as q, k, v                        lse, dlse: float32 (batch, heads_q, seqlen_q)
- * heads_kv divides heads_q: query head h reads kv head h / (heads_q / heads_kv). head_dim and
- * head_dim_v from 1 to 256; any other extent may be 0. All of one dtype: float16, bfloat16 or (on
- * the CPU) float32; lse and dlse always float32. Strides of extents 0 and 1 mean nothing; stride 0
- * and negative strides are for inputs only. A packed qkv is three tensors with its strides.
+ *
+ *                dense                                    packed (cu_seqlens_q; cu_seqlens_k)
+ *     q, dq      (batch, seqlen_q, heads_q, head_dim)     (total_q, heads_q, head_dim)
+ *     out, dout  (batch, seqlen_q, heads_q, head_dim_v)   (total_q, heads_q, head_dim_v)
+ *     lse, dlse  (batch, heads_q, seqlen_q), float32      (heads_q, total_q), float32
+ *     k, dk      (batch, seqlen_k, heads_kv, head_dim)    (total_k, heads_kv, head_dim)
+ *     v, dv      (batch, seqlen_k, heads_kv, head_dim_v)  (total_k, heads_kv, head_dim_v)
+ *     dbias, dslopes, dsinks: as bias, slopes and sinks of the options
+ *
+ * heads_kv divides heads_q. head_dim and head_dim_v are from 1 to 256; any other extent may be 0. All
+ * are of one dtype, float16, bfloat16 or (on the CPU) float32, except where another is given. lse and
+ * slopes may have any last stride. Strides of extents 0 and 1 mean nothing; stride 0 and negative
+ * strides are for inputs only. The parts of a packed qkv are three tensors with its strides.
  *
  * No output may overlap another tensor of the call, unless both have equal strides and take disjoint
  * parts, as dq, dk and dv of one packed tensor do.
- *
- * lse is the natural logarithm of each row's sum of e^score. A query that sees no key has out 0,
- * gradients 0 and lse -inf.
  */
 struct attnd_request {
     size_t size; /* sizeof(struct attnd_request) */
@@ -179,6 +232,9 @@ struct attnd_request {
     const DLTensor *dq;                  /* backward: out; every element is written */
     const DLTensor *dk;                  /* backward: out */
     const DLTensor *dv;                  /* backward: out */
+    const DLTensor *dbias;               /* backward: out, may be NULL, as must be without bias */
+    const DLTensor *dslopes;             /* backward: out, likewise */
+    const DLTensor *dsinks;              /* backward: out, likewise */
 };
 
 /* Names one submission of a client: never 0, never reused within a client's life. */
@@ -196,8 +252,8 @@ typedef uint64_t attnd_ticket;
  * 31 streams can have unfinished requests at a time; a stream holds at most 64 of them. Past these
  * and the daemon's own limit of requests in flight the call blocks until there is room.
  *
- * A submission with tensors outside of attnd_alloc() memory returns when it has ended; how it ended
- * is what attnd_wait() then says at once.
+ * A submission with tensors other than lengths outside of attnd_alloc() memory returns when it has
+ * ended; how it ended is what attnd_wait() then says at once.
  *
  * ticket may be NULL if nobody will wait for it alone; written only on success.
  */
@@ -210,17 +266,42 @@ ATTND_API enum attnd_status attnd_forward(struct attnd *client, void *stream, co
     const struct attnd_options *options, attnd_ticket *ticket) ATTND_MUST_CHECK;
 
 struct attnd_gradients {
-    size_t size;          /* sizeof(struct attnd_gradients) */
-    const DLTensor *dout; /* in */
-    const DLTensor *dlse; /* in, may be NULL */
-    const DLTensor *dq;   /* out */
-    const DLTensor *dk;   /* out */
-    const DLTensor *dv;   /* out */
+    size_t size;             /* sizeof(struct attnd_gradients) */
+    const DLTensor *dout;    /* in */
+    const DLTensor *dlse;    /* in, may be NULL */
+    const DLTensor *dq;      /* out */
+    const DLTensor *dk;      /* out */
+    const DLTensor *dv;      /* out */
+    const DLTensor *dbias;   /* out, may be NULL, as must be without bias */
+    const DLTensor *dslopes; /* out, likewise */
+    const DLTensor *dsinks;  /* out, likewise */
 };
 
 /* attnd_submit() of one backward request. out and lse as the forward made them. */
 ATTND_API enum attnd_status attnd_backward(struct attnd *client, void *stream, const DLTensor *q,
     const DLTensor *k, const DLTensor *v, const DLTensor *out, const DLTensor *lse,
+    const struct attnd_gradients *gradients, const struct attnd_options *options,
+    attnd_ticket *ticket) ATTND_MUST_CHECK;
+
+/*
+ * The same for k and v, or q, k and v, in one tensor, with any strides whose last is 1:
+ *     kv, dkv    (batch, seqlen_k, 2, heads_kv, head_dim), packed (total_k, 2, heads_kv, head_dim)
+ *     qkv, dqkv  (batch, seqlen, 3, heads, head_dim),      packed (total, 3, heads, head_dim)
+ * Sentences call the parts q, k, v, dq, dk and dv. The gradients in dkv or dqkv must be NULL in
+ * *gradients. With cu_seqlens_q alone, qkv's keys have these lengths too, and its max_seqlen.
+ */
+ATTND_API enum attnd_status attnd_forward_kvpacked(struct attnd *client, void *stream,
+    const DLTensor *q, const DLTensor *kv, const DLTensor *out, const DLTensor *lse,
+    const struct attnd_options *options, attnd_ticket *ticket) ATTND_MUST_CHECK;
+ATTND_API enum attnd_status attnd_forward_qkvpacked(struct attnd *client, void *stream,
+    const DLTensor *qkv, const DLTensor *out, const DLTensor *lse,
+    const struct attnd_options *options, attnd_ticket *ticket) ATTND_MUST_CHECK;
+ATTND_API enum attnd_status attnd_backward_kvpacked(struct attnd *client, void *stream,
+    const DLTensor *q, const DLTensor *kv, const DLTensor *out, const DLTensor *lse,
+    const DLTensor *dkv, const struct attnd_gradients *gradients,
+    const struct attnd_options *options, attnd_ticket *ticket) ATTND_MUST_CHECK;
+ATTND_API enum attnd_status attnd_backward_qkvpacked(struct attnd *client, void *stream,
+    const DLTensor *qkv, const DLTensor *out, const DLTensor *lse, const DLTensor *dqkv,
     const struct attnd_gradients *gradients, const struct attnd_options *options,
     attnd_ticket *ticket) ATTND_MUST_CHECK;
 

@@ -2,8 +2,8 @@
  * What a client consists of. The modules own their parts; this only puts them together.
  *
  * Locks, in this order: plans.mutex, mutex, rpc.mutex. None is held while waiting for requests to
- * end; plans.mutex is held during a round trip. gate.mutex is held during an exchange and takes no
- * other; staging.mutex comes before all.
+ * end, but blocks.mutex, which comes before all; plans.mutex is held during a round trip. gate.mutex is
+ * held during an exchange and takes no other.
  */
 #pragma once
 
@@ -12,6 +12,7 @@
 #include <sys/types.h>
 
 #include "attnd.h"
+#include "block.h"
 #include "gate.h"
 #include "lane.h"
 #include "loss.h"
@@ -19,7 +20,6 @@
 #include "page.h"
 #include "plan.h"
 #include "rpc.h"
-#include "staging.h"
 #include "watch.h"
 #include "wire.h"
 
@@ -34,7 +34,7 @@ struct attnd {
     struct rpc rpc;
     struct watch watch;
     struct plans plans;
-    struct staging staging;
+    struct blocks blocks;
     pthread_mutex_t mutex; /* of lanes and memory */
     struct lanes lanes;
     struct memory memory;

@@ -1,5 +1,6 @@
 #include "error.h"
 
+#include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,15 +9,28 @@
 
 static _Thread_local char sentence[SENTENCE_BYTES];
 
+/* Whether a sentence begins with this word. */
+static bool begins_with(const char *text, const char *word)
+{
+    size_t length = strlen(word);
+    if (strncmp(text, word, length) != 0) {
+        return false;
+    }
+    char next = text[length];
+    return next != '_' && !isalnum((unsigned char)next);
+}
+
 /* The wire says "k.shape[2]" where the API's user wrote k->shape[2], "scale" for options->scale. */
 static void name_as_in_api(const char *detail, char *out, size_t capacity)
 {
-    static const char *const options[] = {"scale", "alignment", "window_left", "window_right"};
+    static const char *const options[] = {"scale", "softcap", "alignment", "window_left",
+        "window_right", "dropout_p", "max_seqlen_q", "max_seqlen_k", "bias", "slopes", "sinks",
+        "cu_seqlens_q", "cu_seqlens_k", "seqlens_k"};
     static const char *const fields[] = {".shape[", ".strides[", ".dtype"};
 
     size_t used = 0;
     for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
-        if (strncmp(detail, options[i], strlen(options[i])) == 0) {
+        if (begins_with(detail, options[i])) {
             used = (size_t)snprintf(out, capacity, "options->");
         }
     }

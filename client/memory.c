@@ -13,7 +13,6 @@
 #define PAGE_BYTES UINT64_C(4096)
 #define FIRST_CAPACITY 16
 #define PAUSE_NS 100000
-#define SETTLING_NS 20000000
 
 /* Index of the first region with a base above the address. */
 static size_t upper_bound(const struct memory *memory, uint64_t address)
@@ -90,37 +89,18 @@ static void unbook(struct attnd *client, uint64_t bytes)
     (void)pthread_mutex_unlock(&client->mutex);
 }
 
-static enum attnd_status add_region(
-    struct attnd *client, int fd, struct region *region, struct wire_error *refusal)
+/* The daemon maps it too. */
+static enum attnd_status introduce(struct attnd *client, int fd, struct region *region)
 {
     struct wire_gate_request request = {.kind = WIRE_GATE_ADD_REGION, .bytes = region->bytes};
     struct wire_gate_reply reply;
     enum attnd_status status =
         gate_exchange(&client->gate, &request, fd, &reply, client->timeout_ns);
-    if (status == ATTND_OK) {
-        region->id = reply.region;
-        *refusal = reply.error;
+    if (status != ATTND_OK) {
+        return status;
     }
-    return status;
-}
-
-/* The daemon maps it too. It gives memory that was dropped back a moment after the last request that
- * used it ended, so that its first refusal may be one moment early. */
-static enum attnd_status introduce(struct attnd *client, int fd, struct region *region)
-{
-    struct wire_error refusal;
-    int64_t deadline = clock_deadline(SETTLING_NS);
-    enum attnd_status status = add_region(client, fd, region, &refusal);
-    while (status == ATTND_OK && refusal.status == WIRE_RESOURCE_EXHAUSTED &&
-           clock_left_ns(deadline, 1) != 0) {
-        struct timespec pause = clock_timespec(PAUSE_NS);
-        (void)nanosleep(&pause, NULL);
-        status = add_region(client, fd, region, &refusal);
-    }
-    if (status == ATTND_OK && refusal.status != WIRE_OK) {
-        status = error_of_wire(&refusal);
-    }
-    return status;
+    region->id = reply.region;
+    return reply.error.status == WIRE_OK ? ATTND_OK : error_of_wire(&reply.error);
 }
 
 static void withdraw(struct attnd *client, const struct region *region)
@@ -170,21 +150,9 @@ static void release(struct region *region)
     free(region);
 }
 
-/* false: some request that uses it has not ended yet. */
-static bool unused(struct attnd *client, const struct region *region)
-{
-    (void)pthread_mutex_lock(&client->mutex);
-    bool idle = region->users == 0;
-    for (unsigned lane = 0; lane < PAGE_LANES; lane++) {
-        idle = idle && lane_ended(&client->lanes, lane, region->last_use[lane]);
-    }
-    (void)pthread_mutex_unlock(&client->mutex);
-    return idle;
-}
-
 static void wait_until_unused(struct attnd *client, const struct region *region)
 {
-    while (!unused(client, region) && !loss_happened(&client->loss)) {
+    while (!memory_is_unused(client, region) && !loss_happened(&client->loss)) {
         struct timespec pause = clock_timespec(PAUSE_NS);
         (void)nanosleep(&pause, NULL);
     }
@@ -234,6 +202,40 @@ void memory_destroy(struct attnd *client, struct region *region)
     take_out(&client->memory, region);
     (void)pthread_mutex_unlock(&client->mutex);
     give_back(client, region);
+}
+
+void memory_hold(struct attnd *client, struct region *region)
+{
+    (void)pthread_mutex_lock(&client->mutex);
+    region->users++;
+    (void)pthread_mutex_unlock(&client->mutex);
+}
+
+void memory_let_go(struct attnd *client, struct region *region)
+{
+    (void)pthread_mutex_lock(&client->mutex);
+    region->users--;
+    (void)pthread_mutex_unlock(&client->mutex);
+}
+
+bool memory_is_unused(struct attnd *client, const struct region *region)
+{
+    (void)pthread_mutex_lock(&client->mutex);
+    bool unused = region->users == 0;
+    for (unsigned lane = 0; lane < PAGE_LANES; lane++) {
+        unused = unused && lane_ended(&client->lanes, lane, region->last_use[lane]);
+    }
+    (void)pthread_mutex_unlock(&client->mutex);
+    return unused;
+}
+
+bool memory_is_shared(struct attnd *client, uint64_t address)
+{
+    bool partly;
+    (void)pthread_mutex_lock(&client->mutex);
+    bool shared = memory_find(&client->memory, address, 0, 0, &partly) != NULL;
+    (void)pthread_mutex_unlock(&client->mutex);
+    return shared;
 }
 
 struct region *memory_find(

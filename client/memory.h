@@ -17,7 +17,7 @@ struct region {
     uint8_t *base;
     uint64_t bytes;
     uint32_t id;                   /* the daemon's name for it */
-    uint32_t users;                /* submissions being prepared; guarded by the client's mutex */
+    uint32_t users;                /* who prepares to use it; guarded by the client's mutex */
     uint64_t last_use[PAGE_LANES]; /* sequence of the last request of each lane; 0: none */
 };
 
@@ -34,6 +34,16 @@ enum attnd_status memory_create(struct attnd *client, uint64_t bytes, struct reg
 
 /* Takes it out of the table, waits until no request uses it, and gives it back. Likewise. */
 void memory_destroy(struct attnd *client, struct region *region);
+
+/* Keeps it in use beside the requests that use it. Both take the mutex by themselves. */
+void memory_hold(struct attnd *client, struct region *region);
+void memory_let_go(struct attnd *client, struct region *region);
+
+/* Whether nobody holds it and all requests that use it have ended. Likewise. */
+bool memory_is_unused(struct attnd *client, const struct region *region);
+
+/* Whether the address lies in a region. Likewise. */
+bool memory_is_shared(struct attnd *client, uint64_t address);
 
 /* The region that holds [address + low, address + high), low <= 0 <= high; NULL: `address` lies in
  * none, or *partly: the range reaches beyond the region it lies in. Caller holds the client's mutex. */

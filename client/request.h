@@ -1,6 +1,6 @@
 /*
- * An attnd_request as the wire says it: reads the caller's structs and tensors, decides nothing about
- * memory. Pure functions; any thread.
+ * A caller's call as the wire says it: reads structs and tensors, decides nothing about memory. Pure
+ * functions; any thread.
  */
 #pragma once
 
@@ -11,6 +11,15 @@
 #include "attnd.h"
 #include "wire.h"
 
+/* One call, its structs read completely and its tensors found by role. */
+struct request {
+    enum attnd_direction direction;
+    struct attnd_options options;          /* but its tensors, which are here: */
+    const DLTensor *tensor[WIRE_ROLE_END]; /* borrowed; NULL: not given */
+    uint32_t
+        copied; /* bits, by role: lengths that stand in for the caller's and are to be checked */
+};
+
 /*
  * Copies a struct of the caller that begins with its size, over defaults that *known already has. A
  * shorter one comes from a program built with an older attnd.h, a longer one from a newer: what this
@@ -19,21 +28,11 @@
 bool request_read_sized(const char *prefix, void *known, size_t known_bytes, const void *given,
     struct wire_error *error);
 
-/* The member of the request that has this role. */
-const DLTensor *request_tensor(const struct attnd_request *request, enum wire_role role);
-void request_set_tensor(struct attnd_request *request, enum wire_role role, const DLTensor *tensor);
-
-/* Address of element (0, ..., 0). */
-uint64_t request_address(const DLTensor *tensor);
+/* Reads the options of a request that was itself read completely. */
+bool request_read(
+    const struct attnd_request *given, struct request *request, struct wire_error *error);
 
 /* Fills the plan of a request and the places of its tensors, in the plan's order. What
  * validate_plan() looks at is not looked at here. */
-bool request_read(const struct attnd_request *request, struct wire_plan *plan,
+bool request_plan(const struct request *request, struct wire_plan *plan,
     uint64_t address[WIRE_MAX_TENSORS], struct wire_error *error);
-
-/* Copies the elements of one tensor to another of equal shape and dtype. */
-void request_copy_elements(const struct wire_tensor *to, void *to_data,
-    const struct wire_tensor *from, const void *from_data);
-
-/* The same tensor with compact strides. Returns its size in bytes. */
-uint64_t request_compact(struct wire_tensor *tensor);

@@ -6,7 +6,7 @@
 
 #include "client.h"
 #include "clock.h"
-#include "request.h"
+#include "lengths.h"
 #include "staging.h"
 #include "validate.h"
 
@@ -88,13 +88,13 @@ static bool place(struct attnd *client, struct submission *submission, size_t in
 }
 
 static bool prepare(struct attnd *client, struct submission *submission, size_t index,
-    const struct attnd_request *request, struct wire_error *error)
+    const struct request *request, struct wire_error *error)
 {
     struct wire_plan plan;
     struct wire_shape shape;
     struct wire_extent own[WIRE_MAX_TENSORS];
     uint64_t address[WIRE_MAX_TENSORS];
-    if (!request_read(request, &plan, address, error)) {
+    if (!request_plan(request, &plan, address, error)) {
         return false;
     }
     struct plan *known = plan_find(&client->plans, &plan);
@@ -103,7 +103,7 @@ static bool prepare(struct attnd *client, struct submission *submission, size_t 
         return false;
     }
     const struct wire_extent *extents = known ? known->extents : own;
-    if (!check_addresses(&plan, extents, address, error) ||
+    if (!check_addresses(&plan, extents, address, error) || !lengths_check(request, &plan, error) ||
         !place(client, submission, index, &plan, extents, address, error)) {
         return false;
     }
@@ -114,7 +114,10 @@ static bool prepare(struct attnd *client, struct submission *submission, size_t 
             return false;
         }
     }
-    submission->message.submit.call[index].plan = known ? known->id : 0;
+    struct wire_call *call = &submission->message.submit.call[index];
+    call->plan = known ? known->id : 0;
+    call->dropout_seed = request->options.dropout_seed;
+    call->dropout_offset = request->options.dropout_offset;
     return true;
 }
 
@@ -212,8 +215,7 @@ static enum attnd_status send_submission(
 /* All but the daemon's part, and nothing is sent if a tensor lies outside of every region: *outside.
  * The sentences of an array name the request. */
 static enum attnd_status submit_inside(struct attnd *client, void *stream,
-    const struct attnd_request *requests, size_t count, bool array, bool *outside,
-    attnd_ticket *ticket)
+    const struct request *requests, size_t count, bool array, bool *outside, attnd_ticket *ticket)
 {
     struct submission submission = {.message.kind = WIRE_SUBMIT, .count = count};
     submission.message.submit.calls = (uint32_t)count;
@@ -236,18 +238,24 @@ static enum attnd_status submit_inside(struct attnd *client, void *stream,
     return status;
 }
 
-static enum attnd_status submit(struct attnd *client, void *stream,
-    const struct attnd_request *requests, size_t count, bool array, attnd_ticket *ticket)
+static enum attnd_status submit(struct attnd *client, void *stream, struct request *requests,
+    size_t count, bool array, attnd_ticket *ticket)
 {
-    bool outside;
+    bool outside = false;
     attnd_ticket made;
+    struct lengths lengths;
     enum attnd_status status = loss_check(&client->loss);
+    if (status != ATTND_OK) {
+        return status;
+    }
+    status = lengths_copy(client, requests, count, &lengths);
     if (status == ATTND_OK) {
         status = submit_inside(client, stream, requests, count, array, &outside, &made);
     }
     if (status == ATTND_OK && outside) {
         status = staging_submit(client, stream, requests, count, &made);
     }
+    lengths_release(client, &lengths);
     if (status == ATTND_OK && ticket) {
         *ticket = made;
     }
@@ -274,31 +282,32 @@ static enum attnd_status check_array(
 
 /* The array's members lie as far apart as the caller's header says. */
 static enum attnd_status read_array(
-    const struct attnd_request *requests, size_t count, struct attnd_request *read)
+    const struct attnd_request *requests, size_t count, struct request *read)
 {
     const unsigned char *at = (const unsigned char *)requests;
     size_t first;
     memcpy(&first, at, sizeof first);
     for (size_t i = 0; i < count; i++, at += first) {
         size_t size;
-        char name[WHERE_BYTES];
+        char where[WHERE_BYTES];
         struct wire_error error;
-        (void)snprintf(name, sizeof name, "requests[%zu].", i);
+        struct attnd_request request = {0};
+        (void)snprintf(where, sizeof where, "requests[%zu].", i);
         memcpy(&size, at, sizeof size);
         if (size != first) {
             return error_set(ATTND_INVALID_ARGUMENT, "%ssize is %zu, but that of requests[0] %zu",
-                name, size, first);
+                where, size, first);
         }
-        read[i] = (struct attnd_request){0};
-        if (!request_read_sized(name, &read[i], sizeof read[i], at, &error)) {
-            return error_of_wire(&error);
+        if (!request_read_sized("", &request, sizeof request, at, &error) ||
+            !request_read(&request, &read[i], &error)) {
+            return error_of_request(where, &error);
         }
     }
     return ATTND_OK;
 }
 
 enum attnd_status submit_in_place(struct attnd *client, void *stream,
-    const struct attnd_request *requests, size_t count, attnd_ticket *ticket)
+    const struct request *requests, size_t count, attnd_ticket *ticket)
 {
     bool outside;
     enum attnd_status status =
@@ -307,10 +316,16 @@ enum attnd_status submit_in_place(struct attnd *client, void *stream,
     return status;
 }
 
+enum attnd_status submit_one(
+    struct attnd *client, void *stream, struct request *request, attnd_ticket *ticket)
+{
+    return submit(client, stream, request, 1, false, ticket);
+}
+
 enum attnd_status attnd_submit(struct attnd *client, void *stream,
     const struct attnd_request *requests, size_t count, attnd_ticket *ticket)
 {
-    struct attnd_request read[WIRE_MAX_CALLS];
+    struct request read[WIRE_MAX_CALLS];
     enum attnd_status status = client_check(client);
     if (status == ATTND_OK) {
         status = check_array(client, requests, count);
@@ -319,53 +334,4 @@ enum attnd_status attnd_submit(struct attnd *client, void *stream,
         status = read_array(requests, count, read);
     }
     return status == ATTND_OK ? submit(client, stream, read, count, true, ticket) : status;
-}
-
-enum attnd_status attnd_forward(struct attnd *client, void *stream, const DLTensor *q,
-    const DLTensor *k, const DLTensor *v, const DLTensor *out, const DLTensor *lse,
-    const struct attnd_options *options, attnd_ticket *ticket)
-{
-    const struct attnd_request request = {.size = sizeof request,
-        .direction = ATTND_FORWARD,
-        .options = options,
-        .q = q,
-        .k = k,
-        .v = v,
-        .out = out,
-        .lse = lse};
-    enum attnd_status status = client_check(client);
-    return status == ATTND_OK ? submit(client, stream, &request, 1, false, ticket) : status;
-}
-
-enum attnd_status attnd_backward(struct attnd *client, void *stream, const DLTensor *q,
-    const DLTensor *k, const DLTensor *v, const DLTensor *out, const DLTensor *lse,
-    const struct attnd_gradients *gradients, const struct attnd_options *options,
-    attnd_ticket *ticket)
-{
-    struct attnd_gradients read = {0};
-    struct wire_error error;
-    enum attnd_status status = client_check(client);
-    if (status != ATTND_OK) {
-        return status;
-    }
-    if (!gradients) {
-        return error_set(ATTND_INVALID_ARGUMENT, "gradients is NULL");
-    }
-    if (!request_read_sized("gradients->", &read, sizeof read, gradients, &error)) {
-        return error_of_wire(&error);
-    }
-    const struct attnd_request request = {.size = sizeof request,
-        .direction = ATTND_BACKWARD,
-        .options = options,
-        .q = q,
-        .k = k,
-        .v = v,
-        .out = out,
-        .lse = lse,
-        .dout = read.dout,
-        .dlse = read.dlse,
-        .dq = read.dq,
-        .dk = read.dk,
-        .dv = read.dv};
-    return submit(client, stream, &request, 1, false, ticket);
 }

@@ -6,10 +6,15 @@
 #include <stddef.h>
 
 #include "attnd.h"
+#include "request.h"
 
-/* attnd_submit() of requests that were read completely and whose tensors all lie in regions. */
+/* attnd_submit() of one request. Its lengths may be replaced. */
+enum attnd_status submit_one(
+    struct attnd *client, void *stream, struct request *request, attnd_ticket *ticket);
+
+/* The same of some whose tensors all lie in regions. */
 enum attnd_status submit_in_place(struct attnd *client, void *stream,
-    const struct attnd_request *requests, size_t count, attnd_ticket *ticket);
+    const struct request *requests, size_t count, attnd_ticket *ticket);
 
 /* A ticket: the sequence of the last request, how many there are, and the lane. The lane's number plus
  * 1 is never 0; 2^54 sequences outlive the machine. */

@@ -6,56 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "error.h"
-#include "request.h"
+#include "attnd.h"
+#include "client_call.h"
+#include "elements.h"
 #include "service_case.h"
-#include "validate.h"
-
-/* A call that is right in every respect, to be spoiled. */
-struct call {
-    int64_t query[4];
-    int64_t key[4];
-    int64_t rows[3];
-    float memory[16];
-    DLTensor tensor[WIRE_DV + 1];
-    struct attnd_options options;
-    struct attnd_request request;
-};
-
-static void call_init(struct call *call, enum attnd_direction direction)
-{
-    *call = (struct call){.query = {2, 3, 4, 8},
-        .key = {2, 5, 2, 8},
-        .rows = {2, 4, 3},
-        .options = ATTND_OPTIONS_INIT,
-        .request = {.size = sizeof call->request, .direction = direction}};
-    call->request.options = &call->options;
-    for (enum wire_role role = WIRE_Q; role <= WIRE_DV; role++) {
-        bool key = role == WIRE_K || role == WIRE_V || role == WIRE_DK || role == WIRE_DV;
-        bool rows = role == WIRE_LSE || role == WIRE_DLSE;
-        call->tensor[role] = (DLTensor){.data = call->memory,
-            .device = {kDLCPU, 0},
-            .ndim = rows ? 3 : 4,
-            .dtype = {kDLFloat, 32, 1},
-            .shape = rows  ? call->rows
-                     : key ? call->key
-                           : call->query};
-        if (direction == ATTND_BACKWARD || role < WIRE_DOUT) {
-            request_set_tensor(&call->request, role, &call->tensor[role]);
-        }
-    }
-}
-
-static enum attnd_status read_call(const struct call *call, struct wire_plan *plan)
-{
-    struct wire_error error;
-    struct wire_shape shape;
-    struct wire_extent extents[WIRE_MAX_TENSORS];
-    uint64_t address[WIRE_MAX_TENSORS];
-    bool read = request_read(&call->request, plan, address, &error) &&
-                validate_plan(plan, &shape, extents, &error);
-    return read ? ATTND_OK : error_of_request("", &error);
-}
 
 /* ---- Refusals ----------------------------------------------------------------------------------- */
 
@@ -224,8 +178,8 @@ static const struct spoilt spoilt[] = {
     {ATTND_INVALID_ARGUMENT, "v->dtype.lanes is 4", vector_v},
     {ATTND_INVALID_ARGUMENT, "out->dtype is fp16, but q->dtype is fp32", half_out},
     {ATTND_INVALID_ARGUMENT, "lse->dtype is fp16, but must be fp32", half_lse},
-    {ATTND_INVALID_ARGUMENT, "k->ndim is 3, but must be 4", flat_k},
-    {ATTND_INVALID_ARGUMENT, "lse->ndim is 4, but must be 3", deep_lse},
+    {ATTND_INVALID_ARGUMENT, "k has 3 dimensions, but must have 4", flat_k},
+    {ATTND_INVALID_ARGUMENT, "lse has 4 dimensions, but must have 3", deep_lse},
     {ATTND_INVALID_ARGUMENT, "k->shape is NULL", shapeless_k},
     {ATTND_INVALID_ARGUMENT, "q->shape[1] is -3", negative_q},
     {ATTND_INVALID_ARGUMENT, "q->shape[0] (batch) is 9223372036854775807", vast_q},
@@ -248,11 +202,11 @@ Test(client_request, every_bad_argument_is_named)
     struct call call;
     struct wire_plan plan;
     call_init(&call, ATTND_BACKWARD);
-    cr_assert_eq(read_call(&call, &plan), ATTND_OK, "%s", attnd_message());
+    cr_assert_eq(call_read(&call, &plan), ATTND_OK, "%s", attnd_message());
     for (size_t i = 0; i < sizeof spoilt / sizeof *spoilt; i++) {
         call_init(&call, ATTND_BACKWARD);
         spoilt[i].spoil(&call);
-        enum attnd_status status = read_call(&call, &plan);
+        enum attnd_status status = call_read(&call, &plan);
         cr_expect_eq(
             status, spoilt[i].status, "%s: %s", attnd_status_name(status), spoilt[i].sentence);
         cr_expect_eq(strncmp(attnd_message(), spoilt[i].sentence, strlen(spoilt[i].sentence)), 0,
@@ -266,11 +220,11 @@ Test(client_request, optional_tensors_may_be_missing)
     struct wire_plan plan;
     call_init(&call, ATTND_FORWARD);
     call.request.lse = NULL;
-    cr_expect_eq(read_call(&call, &plan), ATTND_OK, "%s", attnd_message());
+    cr_expect_eq(call_read(&call, &plan), ATTND_OK, "%s", attnd_message());
     cr_expect_eq(plan.tensors, 4);
     call_init(&call, ATTND_BACKWARD);
     call.request.dlse = NULL;
-    cr_expect_eq(read_call(&call, &plan), ATTND_OK, "%s", attnd_message());
+    cr_expect_eq(call_read(&call, &plan), ATTND_OK, "%s", attnd_message());
     cr_expect_eq(plan.tensors, 9);
 }
 
@@ -279,10 +233,11 @@ Test(client_request, a_null_tensor_without_elements_is_fine)
     struct call call;
     struct wire_plan plan;
     call_init(&call, ATTND_FORWARD);
-    call.key[1] = 0;
+    call.shape[WIRE_K][1] = 0;
+    call.shape[WIRE_V][1] = 0;
     call.tensor[WIRE_K].data = NULL;
     call.tensor[WIRE_V].data = NULL;
-    cr_expect_eq(read_call(&call, &plan), ATTND_OK, "%s", attnd_message());
+    cr_expect_eq(call_read(&call, &plan), ATTND_OK, "%s", attnd_message());
 }
 
 /* ---- Structs of other versions ------------------------------------------------------------------ */
@@ -328,8 +283,8 @@ static void expect_equal_plans(const struct call *a, const struct call *b)
     struct wire_plan plan_b;
     memset(&plan_a, 0xAA, sizeof plan_a);
     memset(&plan_b, 0x55, sizeof plan_b);
-    cr_assert_eq(read_call(a, &plan_a), ATTND_OK, "%s", attnd_message());
-    cr_assert_eq(read_call(b, &plan_b), ATTND_OK, "%s", attnd_message());
+    cr_assert_eq(call_read(a, &plan_a), ATTND_OK, "%s", attnd_message());
+    cr_assert_eq(call_read(b, &plan_b), ATTND_OK, "%s", attnd_message());
     cr_expect_eq(memcmp(&plan_a, &plan_b, sizeof plan_a), 0);
 }
 
@@ -368,7 +323,7 @@ Test(client_request, options_arrive_in_the_plan)
         .alignment = ATTND_TOP_LEFT,
         .window_left = 3,
         .window_right = 4};
-    cr_assert_eq(read_call(&call, &plan), ATTND_OK, "%s", attnd_message());
+    cr_assert_eq(call_read(&call, &plan), ATTND_OK, "%s", attnd_message());
     cr_expect(plan.has_scale && plan.has_window_left && plan.has_window_right);
     cr_expect_eq(plan.scale, 0.25F);
     cr_expect_eq(plan.window_left, 3);
@@ -377,7 +332,7 @@ Test(client_request, options_arrive_in_the_plan)
     cr_expect_eq(plan.direction, WIRE_FORWARD);
     call.options.causal = true;
     call.options.alignment = ATTND_BOTTOM_RIGHT;
-    cr_assert_eq(read_call(&call, &plan), ATTND_OK, "%s", attnd_message());
+    cr_assert_eq(call_read(&call, &plan), ATTND_OK, "%s", attnd_message());
     cr_expect_eq(plan.window_right, 0);
     cr_expect_eq(plan.alignment, WIRE_BOTTOM_RIGHT);
 }
@@ -432,14 +387,14 @@ Test(client_request, copies_move_every_element_and_touch_no_other)
         unsigned char *original = malloc(span * size);
         unsigned char *returned = malloc(span * size);
         struct wire_tensor compact = tensor;
-        size_t bytes = request_compact(&compact);
+        size_t bytes = elements_compact(&compact);
         unsigned char *packed = malloc(bytes);
         for (size_t i = 0; i < span * size; i++) {
             original[i] = (unsigned char)rng_next(&rng);
             returned[i] = 0x5A;
         }
-        request_copy_elements(&compact, packed, &tensor, original + origin * size);
-        request_copy_elements(&tensor, returned + origin * size, &compact, packed);
+        elements_copy(&compact, packed, &tensor, original + origin * size);
+        elements_copy(&tensor, returned + origin * size, &compact, packed);
         for (uint64_t i = 0; i < bytes / size; i++) {
             uint64_t expected = element(&tensor, original + origin * size, i);
             uint64_t in_pack = 0;

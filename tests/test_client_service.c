@@ -302,11 +302,15 @@ Test(client_service, what_is_refused_runs_nothing_and_writes_nothing)
     int64_t shape[] = {1, 16, 3, 8};
     bad.shape = shape;
     const DLTensor *t = set.tensor;
-    struct attnd_request requests[] = {
-        {sizeof requests[0], ATTND_FORWARD, NULL, &t[CLIENT_Q], &t[CLIENT_K], &t[CLIENT_V],
-            &t[CLIENT_OUT], NULL, NULL, NULL, NULL, NULL, NULL},
-        {sizeof requests[0], ATTND_FORWARD, NULL, &t[CLIENT_Q], &bad, &t[CLIENT_V], &t[CLIENT_DOUT],
-            NULL, NULL, NULL, NULL, NULL, NULL}};
+    struct attnd_request requests[2];
+    for (size_t i = 0; i < 2; i++) {
+        requests[i] = (struct attnd_request){.size = sizeof requests[i],
+            .direction = ATTND_FORWARD,
+            .q = &t[CLIENT_Q],
+            .k = i == 0 ? &t[CLIENT_K] : &bad,
+            .v = &t[CLIENT_V],
+            .out = &t[i == 0 ? CLIENT_OUT : CLIENT_DOUT]};
+    }
     expect_failure(attnd_submit(client, NULL, requests, 2, &ticket), ATTND_INVALID_ARGUMENT,
         "requests[1].v->shape[2] (heads_kv) is 2, but k->shape[2] is 3");
     expect_failure(attnd_forward(client, NULL, &t[CLIENT_Q], &bad, &t[CLIENT_V], &t[CLIENT_OUT],
@@ -373,6 +377,21 @@ Test(client_limits, shared_memory_ends_at_the_daemons_limits)
         "1048576 bytes of shared memory are wanted");
     OK(attnd_alloc(client, 1, &memory));
     cr_expect_eq(client_stats(client).client.regions, 3);
+}
+
+Test(client_limits, what_is_given_back_is_there_again_at_once)
+{
+    start((const char *const[]){"--max-regions=2", "--region-bytes=4M", NULL});
+    for (int round = 0; round < 300; round++) {
+        struct client_set set;
+        void *memory = NULL;
+        OK(attnd_alloc(client, (size_t)4 << 20, &memory));
+        client_set_init(&set, memory, 1, 16, 1, 8);
+        for (int i = 0; i < 8; i++) {
+            OK(client_set_forward(&set, client, STREAM(i), NULL, NULL));
+        }
+        attnd_free(client, memory);
+    }
 }
 
 Test(client_limits, staging_fits_into_what_shared_memory_is_left)
