@@ -132,7 +132,7 @@ static void keys_walk_head(
     begin_key_sums(work);
     for (int64_t query = span.begin; query < span.end; query += TILE_WALK_MAX) {
         queries = tile_block(queries, query, span.end);
-        gradient_load_walk(work, &problem->q, &problem->dout, &queries);
+        gradient_load_walk(work, &problem->q, &problem->dout, &queries, span.end);
         for (size_t lane = 0; lane < keys->rows; lane += SIMD_PANEL) {
             keys_walk_panel(&score, keys, lane, &queries);
         }
@@ -248,7 +248,7 @@ static void queries_walk(const struct tile_work *work, const struct tile_place *
 
     for (int64_t key = span.begin; key < span.end; key += TILE_WALK_MAX) {
         keys = tile_block(keys, key, span.end);
-        gradient_load_walk(work, &problem->k, &problem->v, &keys);
+        gradient_load_walk(work, &problem->k, &problem->v, &keys, span.end);
         for (size_t lane = 0; lane < queries->rows; lane += SIMD_PANEL) {
             queries_walk_panel(&score, queries, lane, &keys);
         }

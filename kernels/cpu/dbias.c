@@ -30,7 +30,7 @@ static void set_factors(const struct tile_work *work)
 }
 
 /* What a tile owns of it: queries of a block of TILE_LANES_MAX, keys of one of TILE_WALK_MAX. */
-struct tile {
+struct part {
     int64_t batch; /* the first of those that it sums over */
     int64_t head;
     int64_t query;
@@ -42,14 +42,14 @@ static int64_t key_blocks(const struct attn_problem *problem)
     return problem->seqlen_k / TILE_WALK_MAX + (problem->seqlen_k % TILE_WALK_MAX != 0);
 }
 
-static struct tile tile_at(const struct attn_problem *problem, uint64_t index)
+static struct part part_at(const struct attn_problem *problem, uint64_t index)
 {
     int64_t heads = problem->bias_broadcast[1] ? 1 : problem->heads_q;
     int64_t queries = tile_blocks(problem->seqlen_q);
     int64_t keys = key_blocks(problem);
     int64_t rest = (int64_t)index / keys;
 
-    return (struct tile){
+    return (struct part){
         .batch = rest / queries / heads,
         .head = rest / queries % heads,
         .query = rest % queries * TILE_LANES_MAX,
@@ -62,26 +62,24 @@ static struct tile_place cut(
     const struct tile_work *work, enum tile_side side, int64_t batch, int64_t first, int64_t most)
 {
     struct tile_sequence sequence = lengths_sequence(work, side, batch);
-    int64_t rest = sequence.length - first;
+    int64_t rest = sequence.length > first ? sequence.length - first : 0;
 
     return (struct tile_place){
         .batch = batch,
         .sequence = sequence,
         .first = first,
-        .rows = (size_t)(rest < 0      ? 0
-                         : rest < most ? rest
-                                       : most),
+        .rows = (size_t)(rest < most ? rest : most),
     };
 }
 
 /* Adds one head's ds to sums_a: tiles of the panels, keys in rows. */
 static void add_head(
-    const struct tile_work *work, const struct tile *tile, int64_t batch, int64_t head)
+    const struct tile_work *work, const struct part *part, int64_t batch, int64_t head)
 {
     const struct attn_problem *problem = work->problem;
     struct tile_scratch *scratch = work->scratch;
-    struct tile_place queries = cut(work, TILE_QUERIES, batch, tile->query, TILE_LANES_MAX);
-    struct tile_place keys = cut(work, TILE_KEYS, batch, tile->key, TILE_WALK_MAX);
+    struct tile_place queries = cut(work, TILE_QUERIES, batch, part->query, TILE_LANES_MAX);
+    struct tile_place keys = cut(work, TILE_KEYS, batch, part->key, TILE_WALK_MAX);
     struct simd_scores scores;
 
     queries.head = head;
@@ -94,30 +92,32 @@ static void add_head(
         return;
     }
     gradient_load_lanes(work, &problem->q, &problem->dout, &queries);
-    gradient_load_walk(work, &problem->k, &problem->v, &keys);
+    gradient_load_walk(work, &problem->k, &problem->v, &keys, 0);
     gradient_load_stats(work, &queries);
     for (size_t lane = 0; lane < queries.rows; lane += SIMD_PANEL) {
-        struct simd_stats stats = {.lse = scratch->lse + lane, .delta = scratch->delta + lane};
-        if (score_panel(&score, queries.first + (int64_t)lane, tile_panel_lanes(&queries, lane),
-                &keys, &scores)) {
+        const struct simd_stats stats = {
+            .lse = scratch->lse + lane, .delta = scratch->delta + lane, .of_rows = false};
+        size_t lanes = tile_panel_lanes(&queries, lane);
+        float *sums = scratch->sums_a + lane * TILE_WALK_MAX;
+        if (score_panel(&score, queries.first + (int64_t)lane, lanes, &keys, &scores)) {
             gradient_panel(work, &scores, &stats, lane);
-            work->simd->add(scratch->sums_a + lane * TILE_WALK_MAX + scores.first * SIMD_PANEL,
-                scratch->gradients, scores.rows * SIMD_PANEL);
+            work->simd->add_tile(
+                sums + scores.first * SIMD_PANEL, scratch->gradients, scores.rows, lanes);
         }
     }
 }
 
-static void store_tile(const struct tile_work *work, const struct tile *tile)
+static void store_part(const struct tile_work *work, const struct part *part)
 {
     const struct attn_problem *problem = work->problem;
     struct tile_scratch *scratch = work->scratch;
-    int64_t keys = problem->seqlen_k - tile->key;
-    int64_t queries = problem->seqlen_q - tile->query;
+    int64_t keys = problem->seqlen_k - part->key;
+    int64_t queries = problem->seqlen_q - part->query;
 
     set_factors(work);
     for (int64_t lane = 0; lane < TILE_LANES_MAX && lane < queries; lane += SIMD_PANEL) {
         struct simd_matrix to =
-            matrix_at(problem, tile->batch, tile->head, tile->query + lane, tile->key);
+            matrix_at(problem, part->batch, part->head, part->query + lane, part->key);
         to.rows = (size_t)(queries - lane < SIMD_PANEL ? queries - lane : SIMD_PANEL);
         to.width = (size_t)(keys < TILE_WALK_MAX ? keys : TILE_WALK_MAX);
         work->simd->store_panels(&to, scratch->sums_a + lane * TILE_WALK_MAX, scratch->factor);
@@ -162,16 +162,16 @@ uint64_t dbias_tiles(const struct attn_problem *problem)
 void dbias_run(const struct tile_work *work, uint64_t index)
 {
     const struct attn_problem *problem = work->problem;
-    struct tile tile = tile_at(problem, index);
-    int64_t end_batch = problem->bias_broadcast[0] ? problem->batch : tile.batch + 1;
-    int64_t end_head = problem->bias_broadcast[1] ? problem->heads_q : tile.head + 1;
+    struct part part = part_at(problem, index);
+    int64_t end_batch = problem->bias_broadcast[0] ? problem->batch : part.batch + 1;
+    int64_t end_head = problem->bias_broadcast[1] ? problem->heads_q : part.head + 1;
     const struct tile_place all = {.rows = TILE_LANES_MAX};
 
     gradient_clear(work->scratch->sums_a, &all, TILE_WALK_MAX);
-    for (int64_t batch = tile.batch; batch < end_batch; batch++) {
-        for (int64_t head = tile.head; head < end_head; head++) {
-            add_head(work, &tile, batch, head);
+    for (int64_t batch = part.batch; batch < end_batch; batch++) {
+        for (int64_t head = part.head; head < end_head; head++) {
+            add_head(work, &part, batch, head);
         }
     }
-    store_tile(work, &tile);
+    store_part(work, &part);
 }

@@ -46,12 +46,8 @@ static void walk_keys(const struct tile_work *work, const struct tile_place *que
 
     for (int64_t key = span.begin; key < span.end; key += TILE_WALK_MAX) {
         keys = tile_block(keys, key, span.end);
-        struct simd_matrix k =
-            tile_matrix(problem, &problem->k, &keys, (size_t)problem->head_dim_qk);
-        struct simd_matrix v =
-            tile_matrix(problem, &problem->v, &keys, (size_t)problem->head_dim_v);
-        work->simd->load_block(scratch->walk_a, &k);
-        work->simd->load_block(scratch->walk_b, &v);
+        tile_load_block(work, scratch->walk_a, &problem->k, &keys, problem->head_dim_qk, span.end);
+        tile_load_block(work, scratch->walk_b, &problem->v, &keys, problem->head_dim_v, span.end);
         walk_block(&score, queries, &keys);
     }
 }

@@ -41,14 +41,13 @@ void gradient_load_lanes(const struct tile_work *work, const struct attn_view *a
 }
 
 void gradient_load_walk(const struct tile_work *work, const struct attn_view *a,
-    const struct attn_view *b, const struct tile_place *block)
+    const struct attn_view *b, const struct tile_place *block, int64_t end)
 {
     const struct attn_problem *problem = work->problem;
-    struct simd_matrix from_a = tile_matrix(problem, a, block, (size_t)problem->head_dim_qk);
-    struct simd_matrix from_b = tile_matrix(problem, b, block, (size_t)problem->head_dim_v);
+    struct tile_scratch *scratch = work->scratch;
 
-    work->simd->load_block(work->scratch->walk_a, &from_a);
-    work->simd->load_block(work->scratch->walk_b, &from_b);
+    tile_load_block(work, scratch->walk_a, a, block, problem->head_dim_qk, end);
+    tile_load_block(work, scratch->walk_b, b, block, problem->head_dim_v, end);
 }
 
 void gradient_clear(float *sums, const struct tile_place *lanes, int32_t head_dim)

@@ -6,11 +6,12 @@
 
 #include "tile.h"
 
-/* Packs what a tile owns and what it walks over: of queries q and dout, of keys k and v. */
+/* Packs what a tile owns and what it walks over, up to `end`: of queries q and dout, of keys k and
+ * v. */
 void gradient_load_lanes(const struct tile_work *work, const struct attn_view *a,
     const struct attn_view *b, const struct tile_place *lanes);
 void gradient_load_walk(const struct tile_work *work, const struct attn_view *a,
-    const struct attn_view *b, const struct tile_place *block);
+    const struct attn_view *b, const struct tile_place *block, int64_t end);
 
 /* lse and delta of queries that lie in lanes. Unused lanes get probability 0. */
 void gradient_load_stats(const struct tile_work *work, const struct tile_place *queries);

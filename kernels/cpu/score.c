@@ -57,6 +57,10 @@ static void load_bias(const struct score_head *score, int64_t lane, size_t lanes
     } else {
         work->simd->load_tile(bias, &from);
     }
+    /* What the panel needs of the next block: rows lie so far apart that no processor guesses it. */
+    offset = (int64_t)scores->rows * score->row_stride * bias_bytes(work->problem);
+    from.data = (void *)((uintptr_t)from.data + (uintptr_t)offset);
+    tile_prefetch(&from);
 }
 
 static void draw_keep(

@@ -283,10 +283,13 @@ static void sum_rows(float *restrict sums, const float *restrict gradients, size
     }
 }
 
-static void add(float *restrict sums, const float *restrict gradients, size_t count)
+static void add_tile(
+    float *restrict sums, const float *restrict gradients, size_t rows, size_t lanes)
 {
-    for (size_t i = 0; i < count; i++) {
-        sums[i] += gradients[i];
+    for (size_t row = 0; row < rows * SIMD_PANEL; row += SIMD_PANEL) {
+        for (size_t lane = 0; lane < lanes; lane++) {
+            sums[row + lane] += gradients[row + lane];
+        }
     }
 }
 
@@ -501,8 +504,11 @@ static void load_panels(float *panels, const struct simd_matrix *from)
 {
     size_t width = simd_pad(from->width);
     size_t end = (from->rows + SIMD_PANEL - 1) / SIMD_PANEL * SIMD_PANEL;
-    _Alignas(64) float values[SIDE][ATTN_MAX_HEAD_DIM] = {0};
+    _Alignas(64) float values[SIDE][ATTN_MAX_HEAD_DIM];
 
+    for (size_t i = 0; i < SIDE; i++) {
+        memset(values[i] + from->width, 0, (width - from->width) * sizeof(float));
+    }
     for (size_t row = 0; row < end; row += SIDE) {
         float *to = panels + lanes_at(row, width);
         for (size_t i = 0; i < SIDE; i++) {
@@ -528,7 +534,7 @@ static void load_panels(float *panels, const struct simd_matrix *from)
 static void store_panels(const struct simd_matrix *to, const float *panels, const float *factor)
 {
     size_t width = simd_pad(to->width);
-    _Alignas(64) float values[SIDE][ATTN_MAX_HEAD_DIM] = {0};
+    _Alignas(64) float values[SIDE][ATTN_MAX_HEAD_DIM];
 
     for (size_t row = 0; row < to->rows; row += SIDE) {
         const float *from = panels + lanes_at(row, width);
@@ -570,7 +576,7 @@ const struct simd SIMD_TABLE = {
     .uncap = uncap,
     .draw_keep = draw_keep,
     .sum_rows = sum_rows,
-    .add = add,
+    .add_tile = add_tile,
     .sum_distances = sum_distances,
     .load_block = load_block,
     .load_panels = load_panels,

@@ -101,8 +101,10 @@ struct simd {
 
     /* sums[lane] += sum over rows of ds, or of ds * |lane - row + distance| */
     void (*sum_rows)(float *sums, const float *gradients, size_t rows);
-    void (*add)(float *sums, const float *gradients, size_t count);
     void (*sum_distances)(float *sums, const struct simd_scores *scores, const float *gradients);
+
+    /* Adds ds to sums of the same form, only in the first lanes. */
+    void (*add_tile)(float *sums, const float *gradients, size_t rows, size_t lanes);
 
     void (*load_block)(float *block, const struct simd_matrix *from);
     void (*load_panels)(float *panels, const struct simd_matrix *from);

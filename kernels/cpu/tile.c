@@ -155,6 +155,34 @@ struct simd_matrix tile_matrix(const struct attn_problem *problem, const struct 
     };
 }
 
+void tile_prefetch(const struct simd_matrix *matrix)
+{
+    const uintptr_t line = 64;
+    uintptr_t element = matrix->dtype == ATTN_FP32 ? 4 : 2;
+    uintptr_t row = (uintptr_t)matrix->data;
+
+    for (size_t i = 0; i < matrix->rows; i++) {
+        for (uintptr_t at = row; at < row + matrix->width * element; at += line) {
+            __builtin_prefetch((const void *)at, 0, 2);
+        }
+        row += (uintptr_t)matrix->stride * element;
+    }
+}
+
+void tile_load_block(const struct tile_work *work, float *block, const struct attn_view *view,
+    const struct tile_place *place, int32_t width, int64_t end)
+{
+    int64_t next = place->first + (int64_t)place->rows;
+    struct simd_matrix rows = tile_matrix(work->problem, view, place, (size_t)width);
+
+    work->simd->load_block(block, &rows);
+    if (next < end) {
+        struct tile_place ahead = tile_block(*place, next, end);
+        rows = tile_matrix(work->problem, view, &ahead, (size_t)width);
+        tile_prefetch(&rows);
+    }
+}
+
 void tile_clear(const struct tile_work *work, const struct attn_view *view,
     const struct tile_place *place, int32_t width)
 {

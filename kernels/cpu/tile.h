@@ -117,6 +117,14 @@ bool tile_scores(struct tile_band band, int64_t lane, const struct tile_place *b
 struct simd_matrix tile_matrix(const struct attn_problem *problem, const struct attn_view *view,
     const struct tile_place *place, size_t width);
 
+/* Asks for rows of a tensor ahead of their use. They need not be there. */
+void tile_prefetch(const struct simd_matrix *matrix);
+
+/* Packs the rows of a tensor that a walk has come to, and asks for those that come next before it
+ * ends. */
+void tile_load_block(const struct tile_work *work, float *block, const struct attn_view *view,
+    const struct tile_place *place, int32_t width, int64_t end);
+
 /* Sets the padding of a place to 0. */
 void tile_clear(const struct tile_work *work, const struct attn_view *view,
     const struct tile_place *place, int32_t width);
