@@ -40,7 +40,7 @@ static void add_sizes(double *y, double a, const double *x, int64_t count)
 static double *query_row(
     const struct formula *pass, const double *tensor, int64_t row, int64_t columns)
 {
-    int64_t index = (pass->first_q + row) * pass->problem->heads_q + pass->head;
+    int64_t index = (pass->sequence.first_q + row) * pass->problem->heads_q + pass->head;
     return (double *)(uintptr_t)(tensor + index * columns);
 }
 
@@ -82,38 +82,36 @@ static int64_t diagonal(const struct attn_problem *problem, int64_t seqlen_q, in
 
 static int64_t bias_index(const struct formula *pass, int64_t row, int64_t key)
 {
-    struct tensor bias = tensor_of(pass->problem, TENSOR_BIAS);
+    const struct tensor *bias = &pass->shape[TENSOR_BIAS];
     const bool *one = pass->problem->bias_broadcast;
     int64_t index = one[0] ? 0 : pass->batch;
-    index = index * bias.rows + (one[2] ? 0 : row);
-    index = index * bias.heads + (one[1] ? 0 : pass->head);
-    return index * bias.columns + (one[3] ? 0 : key);
+    index = index * bias->rows + (one[2] ? 0 : row);
+    index = index * bias->heads + (one[1] ? 0 : pass->head);
+    return index * bias->columns + (one[3] ? 0 : key);
 }
 
-static int64_t slope_index(const struct formula *pass)
+static int64_t slope_index(const struct formula *pass, enum tensor_id id)
 {
-    bool shared = pass->problem->slopes.batch_stride == 0;
+    bool shared = pass->shape[id].batch == 1;
     return (shared ? 0 : pass->batch * pass->problem->heads_q) + pass->head;
 }
 
 static double position_distance(const struct formula *pass, int64_t row, int64_t key)
 {
-    int64_t middle = row + diagonal(pass->problem, pass->seqlen_q, pass->seqlen_k);
+    int64_t middle =
+        row + diagonal(pass->problem, pass->sequence.seqlen_q, pass->sequence.seqlen_k);
     return fabs((double)(middle - key));
 }
 
 /* What is added to a score after softcap. */
 static double score_offset(const struct formula *pass, int64_t row, int64_t key)
 {
-    const struct attn_problem *p = pass->problem;
     double sum = 0;
-    if (p->bias.data != NULL) {
-        struct tensor bias = tensor_of(p, TENSOR_BIAS);
-        sum += tensor_get(&bias, bias_index(pass, row, key));
+    if (pass->bias != NULL) {
+        sum += pass->bias[bias_index(pass, row, key)];
     }
-    if (p->slopes.data != NULL) {
-        struct tensor slopes = tensor_of(p, TENSOR_SLOPES);
-        sum -= tensor_get(&slopes, slope_index(pass)) * position_distance(pass, row, key);
+    if (pass->slopes != NULL) {
+        sum -= pass->slopes[slope_index(pass, TENSOR_SLOPES)] * position_distance(pass, row, key);
     }
     return sum;
 }
@@ -128,7 +126,7 @@ static void score_row(struct formula *pass, int64_t row, int64_t begin, int64_t 
         pass->slope_of_cap[key] = 1;
     }
     for (int64_t c = 0; c < p->head_dim_qk; c++) {
-        const double *column = pass->k_columns + c * pass->seqlen_k;
+        const double *column = pass->k_columns + c * pass->sequence.seqlen_k;
         axpy(pass, pass->scores + begin, q[c], column + begin, end - begin);
     }
     for (int64_t key = begin; key < end; key++) {
@@ -138,7 +136,7 @@ static void score_row(struct formula *pass, int64_t row, int64_t begin, int64_t 
             score = store(pass, cap * bent);
             pass->slope_of_cap[key] = step(pass, 1 - bent * bent);
         }
-        if (p->bias.data != NULL || p->slopes.data != NULL) {
+        if (pass->bias != NULL || pass->slopes != NULL) {
             score = store(pass, score + score_offset(pass, row, key));
         }
         pass->scores[key] = score;
@@ -148,9 +146,8 @@ static void score_row(struct formula *pass, int64_t row, int64_t begin, int64_t 
 /* Turns the row's scores into weights; returns its lse. */
 static double soften_row(struct formula *pass, int64_t begin, int64_t end)
 {
-    struct tensor sinks = tensor_of(pass->problem, TENSOR_SINKS);
-    bool sunk = sinks.view.data != NULL;
-    double sink = sunk ? tensor_get(&sinks, pass->head) : -INFINITY;
+    bool sunk = pass->sinks != NULL;
+    double sink = sunk ? pass->sinks[pass->head] : -INFINITY;
     double max = sink;
     for (int64_t key = begin; key < end; key++) {
         max = pass->scores[key] > max ? pass->scores[key] : max;
@@ -197,9 +194,11 @@ static void forward_noise(
     double *noise = query_row(pass, pass->noise[TENSOR_OUT], row, columns);
     for (int64_t key = begin; key < end; key++) {
         const double *v = formula_key_row(pass, pass->v, key, columns);
-        double weight = pass->dropped[key];
+        double weight = pass->weights[key];
+        double keep = pass->keep[key];
         for (int64_t c = 0; c < columns && weight > 0; c++) {
-            noise[c] += weight * (score_error * fabs(v[c] - out[c]) + product_error * fabs(v[c]));
+            noise[c] += weight * (score_error * fabs(keep * v[c] - out[c]) +
+                                     product_error * keep * fabs(v[c]));
         }
     }
     double lse = *query_row(pass, pass->result[TENSOR_LSE], row, 1);
@@ -230,7 +229,7 @@ static void dp_row(struct formula *pass, int64_t row, int64_t begin, int64_t end
         pass->dp[key] = 0;
     }
     for (int64_t c = 0; c < columns; c++) {
-        const double *column = pass->v_columns + c * pass->seqlen_k;
+        const double *column = pass->v_columns + c * pass->sequence.seqlen_k;
         axpy(pass, pass->dp + begin, dout[c], column + begin, end - begin);
     }
     for (int64_t key = begin; key < end; key++) {
@@ -248,21 +247,25 @@ static void add_score_gradient(struct formula *pass, int64_t row, int64_t key, d
         dbias[index] = step(pass, dbias[index] + ds);
     }
     if (dslopes != NULL) {
-        int64_t index = slope_index(pass);
+        int64_t index = slope_index(pass, TENSOR_DSLOPES);
         double distance = position_distance(pass, row, key);
         dslopes[index] = step(pass, dslopes[index] - distance * ds);
     }
+}
+
+static double sink_weight(const struct formula *pass, int64_t row)
+{
+    double lse = *query_row(pass, pass->result[TENSOR_LSE], row, 1);
+    double sink = pass->sinks[pass->head];
+    return lse == -INFINITY ? 0 : step(pass, exp(step(pass, sink - lse)));
 }
 
 static void add_sink_gradient(struct formula *pass, int64_t row, double delta)
 {
     double *dsinks = pass->result[TENSOR_DSINKS];
     if (dsinks != NULL) {
-        struct tensor sinks = tensor_of(pass->problem, TENSOR_SINKS);
-        double lse = *query_row(pass, pass->result[TENSOR_LSE], row, 1);
-        double sink = tensor_get(&sinks, pass->head);
-        double weight = lse == -INFINITY ? 0 : step(pass, exp(step(pass, sink - lse)));
-        dsinks[pass->head] = step(pass, dsinks[pass->head] - weight * delta);
+        double part = sink_weight(pass, row) * delta;
+        dsinks[pass->head] = step(pass, dsinks[pass->head] - part);
     }
 }
 
@@ -294,7 +297,7 @@ static void score_gradient_noise(struct formula *pass, int64_t row, int64_t key,
     }
     if (pass->noise[TENSOR_DSLOPES] != NULL) {
         double distance = position_distance(pass, row, key);
-        pass->noise[TENSOR_DSLOPES][slope_index(pass)] += distance * error;
+        pass->noise[TENSOR_DSLOPES][slope_index(pass, TENSOR_DSLOPES)] += distance * error;
     }
 }
 
@@ -308,14 +311,15 @@ static void backward_noise(
     double score_error = score_noise(pass, row, begin, end);
     double dp_error = FORMULA_UNIT32 * formula_length(dout, columns_v) * pass->max_value;
     double delta_error = delta_noise(pass, row);
+    double cap_error = pass->problem->softcap > 0 ? 4 * FORMULA_UNIT32 : 0; /* 1 - tanh^2 */
     for (int64_t key = begin; key < end; key++) {
         double weight = pass->weights[key];
-        double keep = keep_factor(pass, row, key);
+        double keep = pass->keep[key];
         double ds = fabs(keep * pass->dp[key] - delta);
         double error =
             weight * (ds * (score_error + FORMULA_UNIT32) + keep * dp_error + delta_error);
         score_gradient_noise(pass, row, key, error);
-        error *= pass->slope_of_cap[key];
+        error = error * pass->slope_of_cap[key] + weight * ds * cap_error;
         add_sizes(query_row(pass, pass->noise[TENSOR_DQ], row, columns_qk), error,
             formula_key_row(pass, pass->k, key, columns_qk), columns_qk);
         add_sizes(
@@ -325,7 +329,7 @@ static void backward_noise(
     }
     if (pass->noise[TENSOR_DSINKS] != NULL) {
         pass->noise[TENSOR_DSINKS][pass->head] +=
-            delta_error + fabs(delta) * (score_error + FORMULA_UNIT32);
+            sink_weight(pass, row) * (delta_error + fabs(delta) * (score_error + FORMULA_UNIT32));
     }
 }
 
@@ -368,7 +372,7 @@ double formula_length(const double *x, int64_t count)
 double *formula_key_row(
     const struct formula *pass, const double *tensor, int64_t key, int64_t columns)
 {
-    int64_t index = (pass->first_k + key) * pass->problem->heads_kv + pass->kv_head;
+    int64_t index = (pass->sequence.first_k + key) * pass->problem->heads_kv + pass->kv_head;
     return (double *)(uintptr_t)(tensor + index * columns);
 }
 
@@ -379,7 +383,8 @@ void formula_forward_row(struct formula *pass, int64_t row, int64_t begin, int64
     score_row(pass, row, begin, end);
     *query_row(pass, pass->result[TENSOR_LSE], row, 1) = soften_row(pass, begin, end);
     for (int64_t key = begin; key < end; key++) {
-        pass->dropped[key] = store(pass, pass->weights[key] * keep_factor(pass, row, key));
+        pass->keep[key] = keep_factor(pass, row, key);
+        pass->dropped[key] = store(pass, pass->weights[key] * pass->keep[key]);
         axpy(pass, out, pass->dropped[key], formula_key_row(pass, pass->v, key, columns), columns);
     }
     for (int64_t c = 0; c < columns; c++) {
@@ -405,8 +410,7 @@ void formula_backward_row(struct formula *pass, int64_t row, int64_t begin, int6
         }
         double *dk = formula_key_row(pass, pass->result[TENSOR_DK], key, columns_qk);
         double *dv = formula_key_row(pass, pass->result[TENSOR_DV], key, columns_v);
-        double keep = keep_factor(pass, row, key);
-        double ds = store(pass, pass->weights[key] * (keep * pass->dp[key] - delta));
+        double ds = store(pass, pass->weights[key] * (pass->keep[key] * pass->dp[key] - delta));
         add_score_gradient(pass, row, key, ds);
         ds = store(pass, ds * pass->slope_of_cap[key]);
         axpy(pass, dv, pass->dropped[key], dout, columns_v);

@@ -16,13 +16,10 @@ struct formula {
     bool low;
     bool backward;
 
-    int64_t batch;
+    int32_t batch;
     int64_t head;
     int64_t kv_head;
-    int64_t first_q; /* rows before this sequence, in the order of tensor_at() */
-    int64_t first_k;
-    int64_t seqlen_q;
-    int64_t seqlen_k;
+    struct sequence sequence;
     double max_key; /* the longest key vector */
     double max_value;
 
@@ -31,11 +28,16 @@ struct formula {
     const double *v;
     const double *dout;
     const double *dlse;
-    double *k_columns; /* this head's k and v, transposed */
+    const double *bias;
+    const double *slopes;
+    const double *sinks;
+    struct tensor shape[TENSOR_COUNT]; /* of the three above and their gradients */
+    double *k_columns;                 /* this head's k and v, transposed */
     double *v_columns;
 
     double *scores; /* one row, indexed by key */
     double *weights;
+    double *keep; /* what dropout multiplies the weights with */
     double *dropped;
     double *slope_of_cap;
     double *dp;

@@ -19,12 +19,12 @@ static void *reserve(int64_t count)
 static double *transpose(
     const struct formula *pass, const double *tensor, int64_t columns, double *max_length)
 {
-    double *result = reserve(columns * pass->seqlen_k);
+    double *result = reserve(columns * pass->sequence.seqlen_k);
     *max_length = 0;
-    for (int64_t key = 0; key < pass->seqlen_k; key++) {
+    for (int64_t key = 0; key < pass->sequence.seqlen_k; key++) {
         const double *row = formula_key_row(pass, tensor, key, columns);
         for (int64_t c = 0; c < columns; c++) {
-            result[c * pass->seqlen_k + key] = row[c];
+            result[c * pass->sequence.seqlen_k + key] = row[c];
         }
         *max_length = fmax(*max_length, formula_length(row, columns));
     }
@@ -37,10 +37,10 @@ static void run_head(struct formula *pass)
     pass->kv_head = pass->head / (p->heads_q / p->heads_kv);
     pass->k_columns = transpose(pass, pass->k, p->head_dim_qk, &pass->max_key);
     pass->v_columns = transpose(pass, pass->v, p->head_dim_v, &pass->max_value);
-    for (int64_t row = 0; row < pass->seqlen_q; row++) {
+    for (int64_t row = 0; row < pass->sequence.seqlen_q; row++) {
         int64_t begin = 0;
         int64_t end = 0;
-        formula_visible(p, row, pass->seqlen_q, pass->seqlen_k, &begin, &end);
+        formula_visible(p, row, pass->sequence.seqlen_q, pass->sequence.seqlen_k, &begin, &end);
         end = end < begin ? begin : end;
         formula_forward_row(pass, row, begin, end);
         if (pass->backward) {
@@ -49,27 +49,6 @@ static void run_head(struct formula *pass)
     }
     free(pass->k_columns);
     free(pass->v_columns);
-}
-
-static void find_sequence(struct formula *pass)
-{
-    const struct attn_problem *p = pass->problem;
-    const struct attn_lengths *lengths = &p->lengths;
-    pass->first_q = pass->batch * p->seqlen_q;
-    pass->first_k = pass->batch * p->seqlen_k;
-    pass->seqlen_q = p->seqlen_q;
-    pass->seqlen_k = p->seqlen_k;
-    if (lengths->cu_seqlens_q != NULL) {
-        pass->first_q = lengths->cu_seqlens_q[pass->batch];
-        pass->seqlen_q = lengths->cu_seqlens_q[pass->batch + 1] - pass->first_q;
-    }
-    if (lengths->cu_seqlens_k != NULL) {
-        pass->first_k = lengths->cu_seqlens_k[pass->batch];
-        pass->seqlen_k = lengths->cu_seqlens_k[pass->batch + 1] - pass->first_k;
-    }
-    if (lengths->seqlens_k != NULL && lengths->seqlens_k[pass->batch] < pass->seqlen_k) {
-        pass->seqlen_k = lengths->seqlens_k[pass->batch];
-    }
 }
 
 static double *gather(const struct attn_problem *problem, enum tensor_id id)
@@ -100,17 +79,28 @@ static void finish_sums(struct formula *pass, enum tensor_id id, double factor)
     }
 }
 
+/* What a row of no sequence keeps. */
+static void clear_lse(struct formula *pass)
+{
+    struct tensor lse = tensor_of(pass->problem, TENSOR_LSE);
+    for (int64_t i = 0; i < tensor_elements(&lse); i++) {
+        pass->result[TENSOR_LSE][i] = -INFINITY;
+    }
+}
+
 static void run_pass(struct formula *pass)
 {
     const struct attn_problem *p = pass->problem;
-    double *rows = reserve(5 * p->seqlen_k);
+    double *rows = reserve(6 * p->seqlen_k);
     pass->scores = rows;
     pass->weights = rows + p->seqlen_k;
     pass->dropped = rows + 2 * p->seqlen_k;
     pass->slope_of_cap = rows + 3 * p->seqlen_k;
     pass->dp = rows + 4 * p->seqlen_k;
+    pass->keep = rows + 5 * p->seqlen_k;
+    clear_lse(pass);
     for (pass->batch = 0; pass->batch < p->batch; pass->batch++) {
-        find_sequence(pass);
+        pass->sequence = sequence_of(p, pass->batch);
         for (pass->head = 0; pass->head < p->heads_q; pass->head++) {
             run_head(pass);
         }
@@ -158,7 +148,7 @@ static void allocate_results(
 static struct formula open_pass(enum attn_direction direction, const struct attn_problem *problem)
 {
     bool backward = direction == ATTN_BACKWARD;
-    return (struct formula){
+    struct formula pass = {
         .problem = problem,
         .backward = backward,
         .q = gather(problem, TENSOR_Q),
@@ -166,12 +156,20 @@ static struct formula open_pass(enum attn_direction direction, const struct attn
         .v = gather(problem, TENSOR_V),
         .dout = backward ? gather(problem, TENSOR_DOUT) : NULL,
         .dlse = backward ? gather(problem, TENSOR_DLSE) : NULL,
+        .bias = gather(problem, TENSOR_BIAS),
+        .slopes = gather(problem, TENSOR_SLOPES),
+        .sinks = gather(problem, TENSOR_SINKS),
     };
+    for (enum tensor_id id = 0; id < TENSOR_COUNT; id++) {
+        pass.shape[id] = tensor_of(problem, id);
+    }
+    return pass;
 }
 
 static void close_pass(struct formula *pass)
 {
-    const double *const inputs[] = {pass->q, pass->k, pass->v, pass->dout, pass->dlse};
+    const double *const inputs[] = {
+        pass->q, pass->k, pass->v, pass->dout, pass->dlse, pass->bias, pass->slopes, pass->sinks};
     for (size_t i = 0; i < sizeof inputs / sizeof inputs[0]; i++) {
         free((void *)(uintptr_t)inputs[i]);
     }

@@ -51,10 +51,28 @@ static struct tensor bias_tensor(const struct attn_problem *p, struct attn_view 
         one[1] ? 1 : p->heads_q, one[3] ? 1 : p->seqlen_k};
 }
 
-static struct tensor slopes_tensor(const struct attn_problem *p, struct attn_view view)
+/* shape: the view that says for how many batches. */
+static struct tensor slopes_tensor(
+    const struct attn_problem *p, struct attn_view view, struct attn_view shape)
 {
-    int64_t batch = p->slopes.batch_stride == 0 ? 1 : p->batch;
+    int64_t batch = shape.batch_stride == 0 ? 1 : p->batch;
     return (struct tensor){view, ATTN_FP32, batch, 1, p->heads_q, 1};
+}
+
+static int64_t clamp(int64_t value, int64_t low, int64_t high)
+{
+    return value < low ? low : value > high ? high : value;
+}
+
+static void find_packed(
+    const int32_t *starts, int32_t b, int64_t total, int64_t *first, int64_t *length)
+{
+    int64_t end = 0;
+    for (int32_t i = 0; i <= b; i++) {
+        *first = clamp(starts[i], end, total);
+        end = clamp(starts[i + 1], *first, total);
+    }
+    *length = end - *first < *length ? end - *first : *length;
 }
 
 static double fp16_value(uint16_t bits)
@@ -152,8 +170,9 @@ struct tensor tensor_of(const struct attn_problem *problem, enum tensor_id id)
     case TENSOR_DBIAS:
         return bias_tensor(problem, view);
     case TENSOR_SLOPES:
-    case TENSOR_DSLOPES:
-        return slopes_tensor(problem, view);
+        return slopes_tensor(problem, view, view);
+    case TENSOR_DSLOPES: /* for as many as slopes, unless it is there and says otherwise */
+        return slopes_tensor(problem, view, view.data == NULL ? problem->slopes : view);
     case TENSOR_SINKS:
     case TENSOR_DSINKS:
     case TENSOR_COUNT:
@@ -235,6 +254,23 @@ double dtype_round(enum attn_dtype dtype, double value)
         (exponent > format.min_exponent ? exponent : format.min_exponent) - format.digits + 1;
     double rounded = ldexp(nearbyint(ldexp(value, -last)), last);
     return fabs(rounded) > format.max ? copysign(INFINITY, value) : rounded;
+}
+
+struct sequence sequence_of(const struct attn_problem *problem, int32_t b)
+{
+    const struct attn_lengths *lengths = &problem->lengths;
+    struct sequence s = {
+        b * problem->seqlen_q, problem->seqlen_q, b * problem->seqlen_k, problem->seqlen_k};
+    if (lengths->cu_seqlens_q != NULL) {
+        find_packed(lengths->cu_seqlens_q, b, lengths->total_q, &s.first_q, &s.seqlen_q);
+    }
+    if (lengths->cu_seqlens_k != NULL) {
+        find_packed(lengths->cu_seqlens_k, b, lengths->total_k, &s.first_k, &s.seqlen_k);
+    }
+    if (lengths->seqlens_k != NULL) {
+        s.seqlen_k = clamp(lengths->seqlens_k[b], 0, s.seqlen_k);
+    }
+    return s;
 }
 
 double dtype_unit(enum attn_dtype dtype)

@@ -60,5 +60,19 @@ void dtype_store(enum attn_dtype dtype, void *element, double value);
 /* The nearest value of dtype, ties to even, overflow to infinity. */
 double dtype_round(enum attn_dtype dtype, double value);
 
+/*
+ * Where sequence b lies: rows [first_q, first_q + seqlen_q) of the query tensors, counted from those of
+ * batch 0 in tensor_at()'s order, likewise the keys. Lengths that make no sense are clamped. Rows of
+ * no sequence are padding: zero in outputs, -inf in lse, without meaning in inputs.
+ */
+struct sequence {
+    int64_t first_q;
+    int64_t seqlen_q;
+    int64_t first_k;
+    int64_t seqlen_k;
+};
+
+struct sequence sequence_of(const struct attn_problem *problem, int32_t b);
+
 /* Half the distance of 1 to the next value of dtype. */
 double dtype_unit(enum attn_dtype dtype);

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "trial_fill.h"
+
 #define GUARD 67 /* elements; odd, so that tensors start unaligned */
 
 static const enum tensor_id packed_inputs[3] = {TENSOR_Q, TENSOR_K, TENSOR_V};
@@ -16,6 +18,9 @@ const bool trial_backward_outputs[TENSOR_COUNT] = {
     [TENSOR_DQ] = true,
     [TENSOR_DK] = true,
     [TENSOR_DV] = true,
+    [TENSOR_DBIAS] = true,
+    [TENSOR_DSLOPES] = true,
+    [TENSOR_DSINKS] = true,
 };
 
 uint64_t trial_next(struct trial_rng *rng)
@@ -52,6 +57,24 @@ static void *reserve(size_t bytes)
         abort();
     }
     return memory;
+}
+
+/* What the problem points to. */
+static void reserve_storage(struct trial *trial, struct trial_storage *storage, size_t size)
+{
+    struct trial_arena *arena = trial->arena;
+    storage->size = size;
+    storage->before = reserve(size);
+    if (arena == NULL) {
+        storage->bytes = reserve(size);
+        return;
+    }
+    if (size > arena->size - arena->used) {
+        fprintf(stderr, "trial: the arena has no %zu bytes left\n", size);
+        abort();
+    }
+    storage->bytes = arena->bytes + arena->used;
+    arena->used += (size + 63) / 64 * 64; /* arenas are whole pages */
 }
 
 /* -- layouts -------------------------------------------------------------------------------- */
@@ -94,11 +117,41 @@ static struct attn_view view_of(const struct tensor *t, enum trial_layout layout
     case TRIAL_SHARED_BATCHES:
         view.batch_stride = 0;
         break;
+    case TRIAL_SHARED_COLUMNS:
+        view.column_stride = 0;
+        break;
     case TRIAL_COMPACT:
-    case TRIAL_INPUT_LAYOUTS:
         break;
     }
     return view;
+}
+
+/* Where strides have a meaning of their own, or none. */
+static void adjust_view(const struct attn_problem *problem, const struct trial_spec *spec,
+    enum tensor_id id, struct attn_view *view)
+{
+    bool of_keys = id == TENSOR_K || id == TENSOR_V || id == TENSOR_DK || id == TENSOR_DV;
+    const void *packed = of_keys ? problem->lengths.cu_seqlens_k : problem->lengths.cu_seqlens_q;
+    if (id == TENSOR_BIAS || id == TENSOR_DBIAS) {
+        view->batch_stride *= spec->bias_one[0] ? 0 : 1;
+        view->head_stride *= spec->bias_one[1] ? 0 : 1;
+        view->row_stride *= spec->bias_one[2] ? 0 : 1;
+        view->column_stride *= spec->bias_one[3] ? 0 : 1;
+    } else if (id == TENSOR_SLOPES || id == TENSOR_DSLOPES) {
+        view->batch_stride *= spec->slopes_shared ? 0 : 1;
+    } else if (packed != NULL && id != TENSOR_SINKS && id != TENSOR_DSINKS) {
+        view->batch_stride = INT64_C(0x5a5a5a5a5a5a);
+    }
+}
+
+static struct tensor tensor_to_be(
+    const struct trial *trial, const struct trial_spec *spec, enum tensor_id id)
+{
+    struct tensor tensor = tensor_of(&trial->problem, id);
+    if (id == TENSOR_SLOPES || id == TENSOR_DSLOPES) {
+        tensor.batch = spec->slopes_shared ? 1 : spec->batch;
+    }
+    return tensor;
 }
 
 /* Adds one dimension's reach to the range of element offsets. */
@@ -120,11 +173,12 @@ static void poison(struct trial_storage *storage, enum attn_dtype dtype, bool is
     }
 }
 
-static void place(struct trial *trial, enum tensor_id id, enum trial_layout layout)
+static void place(struct trial *trial, const struct trial_spec *spec, enum tensor_id id)
 {
     struct trial_storage *storage = &trial->storage[id];
-    struct tensor tensor = tensor_of(&trial->problem, id);
-    struct attn_view view = view_of(&tensor, layout);
+    struct tensor tensor = tensor_to_be(trial, spec, id);
+    struct attn_view view = view_of(&tensor, spec->layout[id]);
+    adjust_view(&trial->problem, spec, id, &view);
     int64_t low = 0;
     int64_t high = 1;
     widen(&low, &high, tensor.batch, view.batch_stride);
@@ -132,86 +186,135 @@ static void place(struct trial *trial, enum tensor_id id, enum trial_layout layo
     widen(&low, &high, tensor.heads, view.head_stride);
     widen(&low, &high, tensor.columns, view.column_stride);
     size_t element = dtype_bytes(tensor.dtype);
-    storage->size = (size_t)(high - low + 2 * GUARD) * element;
-    storage->bytes = reserve(storage->size);
-    storage->before = reserve(storage->size);
+    reserve_storage(trial, storage, (size_t)(high - low + 2 * GUARD) * element);
     view.data = storage->bytes + (size_t)(GUARD - low) * element;
     *tensor_view(&trial->problem, id) = view;
     poison(storage, tensor.dtype, id >= TENSOR_OUT);
 }
 
 /* Three tensors whose heads lie side by side in each row; the first owns the memory. */
-static void place_packed(struct trial *trial, const enum tensor_id ids[3])
+static void place_packed(
+    struct trial *trial, const struct trial_spec *spec, const enum tensor_id ids[3])
 {
     struct attn_problem *p = &trial->problem;
     struct trial_storage *storage = &trial->storage[ids[0]];
-    int64_t width[3] = {0};
+    int64_t row = 0;
     for (int i = 0; i < 3; i++) {
         struct tensor tensor = tensor_of(p, ids[i]);
-        width[i] = tensor.heads * tensor.columns;
+        row += tensor.heads * tensor.columns;
     }
-    int64_t row = width[0] + width[1] + width[2];
+    struct tensor first = tensor_of(p, ids[0]);
     size_t element = dtype_bytes(p->dtype);
-    storage->size = (size_t)(p->batch * p->seqlen_q * row + 2 * GUARD) * element;
-    storage->bytes = reserve(storage->size);
-    storage->before = reserve(storage->size);
+    reserve_storage(trial, storage, (size_t)(first.batch * first.rows * row + 2 * GUARD) * element);
     int64_t start = GUARD;
     for (int i = 0; i < 3; i++) {
         struct tensor tensor = tensor_of(p, ids[i]);
-        *tensor_view(p, ids[i]) = (struct attn_view){
-            storage->bytes + (size_t)start * element, p->seqlen_q * row, row, tensor.columns, 1};
-        start += width[i];
+        struct attn_view view = {
+            storage->bytes + (size_t)start * element, tensor.rows * row, row, tensor.columns, 1};
+        adjust_view(p, spec, ids[i], &view);
+        *tensor_view(p, ids[i]) = view;
+        start += tensor.heads * tensor.columns;
     }
     poison(storage, p->dtype, ids[0] >= TENSOR_OUT);
+}
+
+static bool is_there(const struct trial_spec *spec, enum tensor_id id)
+{
+    switch (id) {
+    case TENSOR_BIAS:
+        return spec->bias;
+    case TENSOR_SLOPES:
+        return spec->slopes;
+    case TENSOR_SINKS:
+        return spec->sinks;
+    case TENSOR_DLSE:
+        return spec->dlse;
+    case TENSOR_DBIAS:
+        return spec->bias && spec->dbias;
+    case TENSOR_DSLOPES:
+        return spec->slopes && spec->dslopes;
+    case TENSOR_DSINKS:
+        return spec->sinks && spec->dsinks;
+    case TENSOR_Q:
+    case TENSOR_K:
+    case TENSOR_V:
+    case TENSOR_DQ:
+    case TENSOR_DK:
+    case TENSOR_DV:
+        return !spec->packed;
+    case TENSOR_DOUT:
+    case TENSOR_OUT:
+    case TENSOR_LSE:
+    case TENSOR_COUNT:
+        break;
+    }
+    return true;
 }
 
 static void place_all(struct trial *trial, const struct trial_spec *spec)
 {
     if (spec->packed) {
-        place_packed(trial, packed_inputs);
-        place_packed(trial, packed_outputs);
+        place_packed(trial, spec, packed_inputs);
+        place_packed(trial, spec, packed_outputs);
     }
-
-    static const enum tensor_id ids[] = {TENSOR_Q, TENSOR_K, TENSOR_V, TENSOR_DQ, TENSOR_DK,
-        TENSOR_DV, TENSOR_OUT, TENSOR_LSE, TENSOR_DOUT, TENSOR_DLSE};
-
-    for (size_t i = spec->packed ? 6 : 0; i < sizeof ids / sizeof ids[0]; i++) {
-        if (ids[i] != TENSOR_DLSE || spec->dlse) {
-            place(trial, ids[i], spec->layout[ids[i]]);
+    for (enum tensor_id id = 0; id < TENSOR_COUNT; id++) {
+        if (is_there(spec, id)) {
+            place(trial, spec, id);
         }
     }
 }
 
-/* -- values --------------------------------------------------------------------------------- */
+static void place_lengths(struct trial *trial, const struct trial_spec *spec)
+{
+    struct attn_lengths *lengths = &trial->problem.lengths;
+    int32_t *arrays[TRIAL_LENGTHS] = {NULL};
+    for (enum trial_lengths i = 0; i < TRIAL_LENGTHS; i++) {
+        size_t bytes = (size_t)trial_fill_count(spec, i) * sizeof(int32_t);
+        if (bytes > 0) {
+            reserve_storage(trial, &trial->lengths[i], bytes);
+            arrays[i] = (int32_t *)(void *)trial->lengths[i].bytes;
+        }
+    }
+    trial_fill_lengths(spec, arrays, &lengths->total_q, &lengths->total_k);
+    lengths->cu_seqlens_q = arrays[TRIAL_CU_SEQLENS_Q];
+    lengths->cu_seqlens_k = arrays[TRIAL_CU_SEQLENS_K];
+    lengths->seqlens_k = arrays[TRIAL_SEQLENS_K];
+}
 
-static void fill(const struct trial *trial, enum tensor_id id, struct trial_rng *rng, double size)
+/* -- snapshots ------------------------------------------------------------------------------ */
+
+static void release(const struct trial *trial, struct trial_storage *storage)
+{
+    free(storage->before);
+    if (trial->arena == NULL) {
+        free(storage->bytes);
+    }
+}
+
+static void remember(struct trial_storage *storage)
+{
+    if (storage->bytes != NULL) {
+        memcpy(storage->before, storage->bytes, storage->size);
+    }
+}
+
+static bool unchanged(const struct trial_storage *storage)
+{
+    return storage->bytes == NULL || memcmp(storage->before, storage->bytes, storage->size) == 0;
+}
+
+/* Copies the elements of a tensor into the snapshot. */
+static void allow(struct trial *trial, enum tensor_id id)
 {
     struct tensor tensor = tensor_of(&trial->problem, id);
+    const struct trial_storage *storage = &trial->storage[id];
+    if (storage->bytes == NULL) { /* part of a packed tensor, or not there */
+        storage = &trial->storage[packed_outputs[0]];
+    }
     int64_t count = tensor.view.data == NULL ? 0 : tensor_elements(&tensor);
     for (int64_t i = 0; i < count; i++) {
-        tensor_set(&tensor, i, size * trial_normal(rng));
-    }
-}
-
-static void equal_keys(const struct trial *trial)
-{
-    struct tensor k = tensor_of(&trial->problem, TENSOR_K);
-    int64_t row = k.heads * k.columns;
-    for (int64_t i = 0; i < tensor_elements(&k); i++) {
-        tensor_set(&k, i, tensor_get(&k, i / (row * k.rows) * row * k.rows + i % row));
-    }
-}
-
-static void fill_all(const struct trial *trial, const struct trial_spec *spec)
-{
-    struct trial_rng rng = {spec->seed};
-    fill(trial, TENSOR_Q, &rng, spec->query_size);
-    fill(trial, TENSOR_K, &rng, spec->values == TRIAL_ZERO_KEYS ? 0 : 1);
-    fill(trial, TENSOR_V, &rng, spec->value_size);
-    fill(trial, TENSOR_DOUT, &rng, spec->value_size);
-    fill(trial, TENSOR_DLSE, &rng, 1);
-    if (spec->values == TRIAL_EQUAL_KEYS) {
-        equal_keys(trial);
+        unsigned char *element = tensor_at(&tensor, i);
+        memcpy(storage->before + (element - storage->bytes), element, dtype_bytes(tensor.dtype));
     }
 }
 
@@ -230,9 +333,18 @@ static struct attn_problem problem_of(const struct trial_spec *spec)
         .window_left = spec->window_left,
         .window_right = spec->window_right,
         .alignment = spec->alignment,
-        .bias_dtype = ATTN_FP32,
+        .softcap = spec->softcap,
+        .dropout_threshold = spec->dropout_threshold,
+        .dropout_offset = spec->dropout_offset,
+        .dropout_seed = spec->dropout_seed,
+        .deterministic = spec->deterministic,
+        .bias_dtype = spec->bias && !spec->bias_fp32 ? spec->dtype : ATTN_FP32,
+        .bias_broadcast = {spec->bias_one[0], spec->bias_one[1], spec->bias_one[2],
+            spec->bias_one[3]},
     };
 }
+
+/* -- public --------------------------------------------------------------------------------- */
 
 struct trial_spec trial_spec_default(void)
 {
@@ -252,23 +364,38 @@ struct trial_spec trial_spec_default(void)
         .scale = 1,
         .query_size = 1,
         .value_size = 1,
+        .bias_size = 1,
     };
+}
+
+void trial_init_in(struct trial *trial, const struct trial_spec *spec, struct trial_arena *arena)
+{
+    *trial = (struct trial){.problem = problem_of(spec), .arena = arena};
+    place_lengths(trial, spec);
+    place_all(trial, spec);
+    trial_fill_values(&trial->problem, spec);
+    trial_snapshot(trial);
 }
 
 void trial_init(struct trial *trial, const struct trial_spec *spec)
 {
-    *trial = (struct trial){.problem = problem_of(spec)};
-    place_all(trial, spec);
-    fill_all(trial, spec);
-    trial_snapshot(trial);
+    trial_init_in(trial, spec, NULL);
 }
 
 void trial_finish(struct trial *trial)
 {
     for (size_t i = 0; i < TENSOR_COUNT; i++) {
-        free(trial->storage[i].bytes);
-        free(trial->storage[i].before);
+        release(trial, &trial->storage[i]);
     }
+    for (size_t i = 0; i < TRIAL_LENGTHS; i++) {
+        release(trial, &trial->lengths[i]);
+    }
+}
+
+void trial_spoil_padding(struct trial *trial)
+{
+    trial_fill_padding(&trial->problem, TENSOR_OUT);
+    trial_fill_padding(&trial->problem, TENSOR_LSE);
 }
 
 struct attn_problem trial_forward(const struct trial *trial)
@@ -287,25 +414,10 @@ struct attn_problem trial_forward(const struct trial *trial)
 void trial_snapshot(struct trial *trial)
 {
     for (size_t i = 0; i < TENSOR_COUNT; i++) {
-        struct trial_storage *storage = &trial->storage[i];
-        if (storage->bytes != NULL) {
-            memcpy(storage->before, storage->bytes, storage->size);
-        }
+        remember(&trial->storage[i]);
     }
-}
-
-/* Copies the elements of a tensor into the snapshot. */
-static void allow(struct trial *trial, enum tensor_id id)
-{
-    struct tensor tensor = tensor_of(&trial->problem, id);
-    const struct trial_storage *storage = &trial->storage[id];
-    if (storage->bytes == NULL) {
-        storage = &trial->storage[packed_outputs[0]];
-    }
-    int64_t count = tensor.view.data == NULL ? 0 : tensor_elements(&tensor);
-    for (int64_t i = 0; i < count; i++) {
-        unsigned char *element = tensor_at(&tensor, i);
-        memcpy(storage->before + (element - storage->bytes), element, dtype_bytes(tensor.dtype));
+    for (size_t i = 0; i < TRIAL_LENGTHS; i++) {
+        remember(&trial->lengths[i]);
     }
 }
 
@@ -318,9 +430,10 @@ bool trial_intact(struct trial *trial, const bool written[TENSOR_COUNT])
         }
     }
     for (size_t i = 0; i < TENSOR_COUNT; i++) {
-        const struct trial_storage *storage = &trial->storage[i];
-        intact = intact && (storage->bytes == NULL ||
-                               memcmp(storage->before, storage->bytes, storage->size) == 0);
+        intact = intact && unchanged(&trial->storage[i]);
+    }
+    for (size_t i = 0; i < TRIAL_LENGTHS; i++) {
+        intact = intact && unchanged(&trial->lengths[i]);
     }
     return intact;
 }

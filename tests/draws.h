@@ -1,0 +1,37 @@
+/*
+ * Parts of the program draws: what it was asked for, what it has counted, and a judged case.
+ */
+#pragma once
+
+#include "draw.h"
+#include "judge.h"
+
+struct draws_options {
+    const char *family;
+    const char *address; /* of a running daemon; NULL: one of its own */
+    bool service;
+    bool every_pair; /* fail unless every pair of features was there */
+    uint64_t count;
+    uint64_t seed;
+    uint64_t only;    /* UINT64_MAX: all */
+    unsigned threads; /* 0: drawn */
+};
+
+struct draws_totals {
+    uint64_t cases;
+    uint64_t skipped;
+    uint64_t failed;
+    double worst_ratio;
+    uint64_t worst_case;
+    struct draw_pairs pairs;
+};
+
+/* Counts a case and says what is to be said about it. */
+void draws_conclude(const struct draws_options *options, const struct draw *draw, uint64_t number,
+    const struct verdict *verdict, struct draws_totals *totals);
+
+void draws_skip(uint64_t number, const char *why, struct draws_totals *totals);
+
+/* Cases [first, end) through a daemon. false: there was none. */
+bool draws_service(
+    const struct draws_options *options, uint64_t first, uint64_t end, struct draws_totals *totals);
