@@ -159,10 +159,10 @@ uint64_t dbias_tiles(const struct attn_problem *problem)
            (uint64_t)key_blocks(problem);
 }
 
-void dbias_run(const struct tile_work *work, uint64_t index)
+void dbias_run(const struct tile_work *work, uint64_t tile)
 {
     const struct attn_problem *problem = work->problem;
-    struct part part = part_at(problem, index);
+    struct part part = part_at(problem, tile);
     int64_t end_batch = problem->bias_broadcast[0] ? problem->batch : part.batch + 1;
     int64_t end_head = problem->bias_broadcast[1] ? problem->heads_q : part.head + 1;
     const struct tile_place all = {.rows = TILE_LANES_MAX};

@@ -50,11 +50,11 @@ void gradient_load_walk(const struct tile_work *work, const struct attn_view *a,
     tile_load_block(work, scratch->walk_b, b, block, problem->head_dim_v, end);
 }
 
-void gradient_clear(float *sums, const struct tile_place *lanes, int32_t head_dim)
+void gradient_clear(float *sums, const struct tile_place *lanes, int32_t width)
 {
     size_t panels = (lanes->rows + SIMD_PANEL - 1) / SIMD_PANEL;
 
-    memset(sums, 0, panels * SIMD_PANEL * simd_pad((size_t)head_dim) * sizeof(float));
+    memset(sums, 0, panels * SIMD_PANEL * simd_pad((size_t)width) * sizeof(float));
 }
 
 void gradient_load_stats(const struct tile_work *work, const struct tile_place *queries)

@@ -538,7 +538,7 @@ static void store_panels(const struct simd_matrix *to, const float *panels, cons
 
     for (size_t row = 0; row < to->rows; row += SIDE) {
         const float *from = panels + lanes_at(row, width);
-        for (size_t c = 0; c < width; c += SIDE) {
+        for (size_t c = 0; c < to->width; c += SIDE) {
             side block[SIDE];
             for (size_t i = 0; i < SIDE; i++) {
                 block[i] =
