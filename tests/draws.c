@@ -40,37 +40,6 @@ void draws_conclude(const struct draws_options *options, const struct draw *draw
 
 /* -- in this process ------------------------------------------------------------------------ */
 
-static void solve_forward(struct verdict *verdict, struct executor *executor,
-    const struct draw *draw, struct trial *trial, const struct reference *reference)
-{
-    struct attn_problem forward = trial_forward(trial);
-    if (!draw->lse) {
-        forward.lse.data = NULL;
-    }
-    if (executor_solve(executor, ATTN_FORWARD, &forward, 1, draw->tiles_per_launch) != 0) {
-        judge_complain(verdict, "forward returned an error", "");
-    }
-    bool written[TENSOR_COUNT] = {[TENSOR_OUT] = true, [TENSOR_LSE] = draw->lse};
-    if (!trial_intact(trial, written)) {
-        judge_complain(verdict, "forward wrote outside its outputs", "");
-    }
-    judge(verdict, reference, &forward, ATTN_FORWARD);
-}
-
-static void solve_backward(struct verdict *verdict, struct executor *executor,
-    const struct draw *draw, struct trial *trial, const struct reference *reference)
-{
-    trial_spoil_padding(trial);
-    trial_snapshot(trial);
-    if (executor_solve(executor, ATTN_BACKWARD, &trial->problem, 1, draw->tiles_per_launch) != 0) {
-        judge_complain(verdict, "backward returned an error", "");
-    }
-    if (!trial_intact(trial, trial_backward_outputs)) {
-        judge_complain(verdict, "backward wrote outside its outputs", "");
-    }
-    judge(verdict, reference, &trial->problem, ATTN_BACKWARD);
-}
-
 static void run_case(const struct draws_options *options, const struct attn_family *family,
     uint64_t number, struct draws_totals *totals)
 {
@@ -88,16 +57,10 @@ static void run_case(const struct draws_options *options, const struct attn_fami
         trial_finish(&trial);
         return;
     }
+    const struct judge_run run = {
+        family, draw.direction, draw.lse, draw.workers, draw.tiles_per_launch};
     struct verdict verdict = {0};
-    struct executor executor;
-    executor_init(&executor, family, draw.workers);
-    struct reference *reference = reference_create(draw.direction, &trial.problem);
-    solve_forward(&verdict, &executor, &draw, &trial, reference);
-    if (draw.direction == ATTN_BACKWARD) {
-        solve_backward(&verdict, &executor, &draw, &trial, reference);
-    }
-    reference_destroy(reference);
-    executor_finish(&executor);
+    judge_trial(&verdict, &trial, &run);
     draws_conclude(options, &draw, number, &verdict, totals);
     trial_finish(&trial);
 }

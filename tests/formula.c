@@ -46,22 +46,6 @@ static double *query_row(
 
 /* -- dropout -------------------------------------------------------------------------------- */
 
-static void philox(uint32_t counter[4], uint64_t seed)
-{
-    uint32_t key0 = (uint32_t)seed;
-    uint32_t key1 = (uint32_t)(seed >> 32);
-    for (int round = 0; round < 10; round++) {
-        uint64_t even = UINT64_C(0xD2511F53) * counter[0];
-        uint64_t odd = UINT64_C(0xCD9E8D57) * counter[2];
-        counter[0] = (uint32_t)(odd >> 32) ^ counter[1] ^ key0;
-        counter[1] = (uint32_t)odd;
-        counter[2] = (uint32_t)(even >> 32) ^ counter[3] ^ key1;
-        counter[3] = (uint32_t)even;
-        key0 += 0x9E3779B9;
-        key1 += 0xBB67AE85;
-    }
-}
-
 /* What dropout multiplies score (row, key) with. */
 static double keep_factor(const struct formula *pass, int64_t row, int64_t key)
 {
@@ -335,13 +319,29 @@ static void backward_noise(
 
 /* -- public ------------------------------------------------------------------------------------ */
 
+void formula_philox(uint32_t counter[4], uint64_t seed)
+{
+    uint32_t key0 = (uint32_t)seed;
+    uint32_t key1 = (uint32_t)(seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        uint64_t even = UINT64_C(0xD2511F53) * counter[0];
+        uint64_t odd = UINT64_C(0xCD9E8D57) * counter[2];
+        counter[0] = (uint32_t)(odd >> 32) ^ counter[1] ^ key0;
+        counter[1] = (uint32_t)odd;
+        counter[2] = (uint32_t)(even >> 32) ^ counter[3] ^ key1;
+        counter[3] = (uint32_t)even;
+        key0 += 0x9E3779B9;
+        key1 += 0xBB67AE85;
+    }
+}
+
 bool formula_kept(const struct attn_problem *problem, int64_t row, int64_t key, uint32_t lane)
 {
     uint32_t i = (uint32_t)row;
     uint32_t j = (uint32_t)key;
     uint32_t random[4] = {
         (i >> 4) * 8 + (i & 7), (j >> 4) * 4 + ((j & 7) >> 1), lane, problem->dropout_offset};
-    philox(random, problem->dropout_seed);
+    formula_philox(random, problem->dropout_seed);
     uint32_t number = 4 * ((i >> 3) & 1) + 2 * ((j >> 3) & 1) + (j & 1);
     uint32_t value = random[number / 2] >> (16 * (number % 2)) & 0xffff;
     return value >= problem->dropout_threshold;

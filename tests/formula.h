@@ -50,6 +50,9 @@ struct formula {
 void formula_visible(const struct attn_problem *problem, int64_t row, int64_t seqlen_q,
     int64_t seqlen_k, int64_t *begin, int64_t *end);
 
+/* Philox4x32-10 of a counter, in place; the key is the seed's low word, then its high one. */
+void formula_philox(uint32_t counter[4], uint64_t seed);
+
 /* Whether dropout keeps score (row, key); lane is batch * heads_q + head. */
 bool formula_kept(const struct attn_problem *problem, int64_t row, int64_t key, uint32_t lane);
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "bar.h"
+#include "executor.h"
 
 static void judge_bar(struct verdict *verdict, const struct reference *reference,
     const struct attn_problem *problem, enum tensor_id id)
@@ -35,6 +36,37 @@ static void judge_zeros(struct verdict *verdict, const struct reference *referen
     }
 }
 
+static void solve_forward(struct verdict *verdict, struct executor *executor, struct trial *trial,
+    const struct judge_run *run, const struct reference *reference)
+{
+    struct attn_problem forward = trial_forward(trial);
+    if (!run->lse) {
+        forward.lse.data = NULL;
+    }
+    if (executor_solve(executor, ATTN_FORWARD, &forward, 1, run->tiles_per_launch) != 0) {
+        judge_complain(verdict, "forward returned an error", "");
+    }
+    bool written[TENSOR_COUNT] = {[TENSOR_OUT] = true, [TENSOR_LSE] = run->lse};
+    if (!trial_intact(trial, written)) {
+        judge_complain(verdict, "forward wrote outside its outputs", "");
+    }
+    judge(verdict, reference, &forward, ATTN_FORWARD);
+}
+
+static void solve_backward(struct verdict *verdict, struct executor *executor, struct trial *trial,
+    const struct judge_run *run, const struct reference *reference)
+{
+    trial_spoil_padding(trial);
+    trial_snapshot(trial);
+    if (executor_solve(executor, ATTN_BACKWARD, &trial->problem, 1, run->tiles_per_launch) != 0) {
+        judge_complain(verdict, "backward returned an error", "");
+    }
+    if (!trial_intact(trial, trial_backward_outputs)) {
+        judge_complain(verdict, "backward wrote outside its outputs", "");
+    }
+    judge(verdict, reference, &trial->problem, ATTN_BACKWARD);
+}
+
 void judge_complain(struct verdict *verdict, const char *what, const char *tensor)
 {
     printf("  %s%s%s\n", what, *tensor != '\0' ? " " : "", tensor);
@@ -53,4 +85,17 @@ void judge(struct verdict *verdict, const struct reference *reference,
             judge_zeros(verdict, reference, problem, id);
         }
     }
+}
+
+void judge_trial(struct verdict *verdict, struct trial *trial, const struct judge_run *run)
+{
+    struct executor executor;
+    executor_init(&executor, run->family, run->workers);
+    struct reference *reference = reference_create(run->direction, &trial->problem);
+    solve_forward(verdict, &executor, trial, run, reference);
+    if (run->direction == ATTN_BACKWARD) {
+        solve_backward(verdict, &executor, trial, run, reference);
+    }
+    reference_destroy(reference);
+    executor_finish(&executor);
 }

@@ -9,7 +9,32 @@
 #include "executor.h"
 #include "trial.h"
 
-#define TRIALS 12
+#define TRIALS 20
+
+/* None in every third trial, all in every fifth. */
+static void add_features(struct trial_spec *spec, int n)
+{
+    bool all = n % 5 == 4;
+    if (n % 3 == 0 && !all) {
+        return;
+    }
+    spec->softcap = all || n % 2 == 0 ? 3 : 0;
+    spec->dropout_threshold = all || n % 4 == 1 ? 13000 : 0;
+    spec->slopes = all || n % 4 > 1;
+    spec->dslopes = spec->slopes;
+    spec->sinks = all || n % 3 == 1;
+    spec->dsinks = spec->sinks;
+    spec->bias = all || n % 2 == 1;
+    spec->dbias = spec->bias;
+    for (int dim = 0; dim < 4; dim++) {
+        spec->bias_one[dim] = (n * 7 >> dim & 1) != 0;
+    }
+    spec->bias_infinities = TRIAL_SCATTERED;
+    spec->varlen_q = all || n % 7 == 1;
+    spec->varlen_k = all || n % 7 < 2;
+    spec->key_lengths = all || n % 7 == 2;
+    spec->hostile = n % 2 == 1;
+}
 
 static struct trial_spec spec_of(int n)
 {
@@ -29,6 +54,7 @@ static struct trial_spec spec_of(int n)
     spec.window_right = n % 2 == 0 ? 0 : ATTN_UNBOUNDED;
     spec.window_left = n % 5 == 0 ? 50 : ATTN_UNBOUNDED;
     spec.dlse = n % 3 == 0;
+    add_features(&spec, n);
     spec.layout[TENSOR_K] = (enum trial_layout)(n % TRIAL_INPUT_LAYOUTS);
     spec.layout[TENSOR_DQ] = (enum trial_layout)(n % TRIAL_OUTPUT_LAYOUTS);
     return spec;

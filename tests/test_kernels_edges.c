@@ -5,37 +5,19 @@
 #include <math.h>
 #include <sys/mman.h>
 
-#include "bar.h"
 #include "executor.h"
+#include "judge.h"
 #include "trial.h"
 
 static const enum attn_dtype dtypes[] = {ATTN_FP16, ATTN_BF16, ATTN_FP32};
 
-static void expect_bar(const char *name, const struct reference *reference,
-    const struct attn_problem *problem, enum tensor_id id)
-{
-    struct bar bar = bar_tensor(reference, problem, id);
-    cr_expect(bar.ratio <= 1, "%s: %s off by %g at %d, allowed %g", name, tensor_name(id),
-        bar.error, (int)bar.worst, bar.limit);
-}
-
 /* Both directions, judged by the bar and by what was written. */
 static void solve(const char *name, struct trial *trial, unsigned workers)
 {
-    struct attn_problem forward = trial_forward(trial);
-    struct executor executor;
-    executor_init(&executor, attn_family_find("cpu"), workers);
-    struct reference *reference = reference_create(ATTN_BACKWARD, &trial->problem);
-    cr_expect(executor_solve(&executor, ATTN_FORWARD, &forward, 1, 0) == 0, "%s", name);
-    cr_expect(trial_intact(trial, trial_forward_outputs), "%s: forward wrote elsewhere", name);
-    trial_snapshot(trial);
-    cr_expect(executor_solve(&executor, ATTN_BACKWARD, &trial->problem, 1, 0) == 0, "%s", name);
-    cr_expect(trial_intact(trial, trial_backward_outputs), "%s: backward wrote elsewhere", name);
-    for (enum tensor_id id = TENSOR_OUT; id <= TENSOR_DV; id++) {
-        expect_bar(name, reference, &trial->problem, id);
-    }
-    reference_destroy(reference);
-    executor_finish(&executor);
+    const struct judge_run run = {attn_family_find("cpu"), ATTN_BACKWARD, true, workers, 0};
+    struct verdict verdict = {0};
+    judge_trial(&verdict, trial, &run);
+    cr_expect(!verdict.failed, "%s, ratio %g", name, verdict.ratio);
 }
 
 static void expect_value(
@@ -238,8 +220,8 @@ Test(kernels_edges, results_round_to_nearest_even)
 
 static const size_t far_bytes = (size_t)1 << 41; /* of addresses; little of it is touched */
 
-static const enum tensor_id far_tensors[] = {TENSOR_Q, TENSOR_K, TENSOR_V, TENSOR_OUT, TENSOR_LSE,
-    TENSOR_DOUT, TENSOR_DQ, TENSOR_DK, TENSOR_DV};
+static const enum tensor_id far_tensors[] = {TENSOR_Q, TENSOR_K, TENSOR_V, TENSOR_BIAS, TENSOR_OUT,
+    TENSOR_LSE, TENSOR_DOUT, TENSOR_DQ, TENSOR_DK, TENSOR_DV, TENSOR_DBIAS};
 
 /* The trial's tensors again, with strides of more than 2^31 elements in the dimension chosen. */
 static struct attn_problem far_problem(const struct trial *trial, char *map, int dimension)
@@ -265,7 +247,7 @@ static struct attn_problem far_problem(const struct trial *trial, char *map, int
 static void expect_same_values(
     const char *name, const struct attn_problem *near, const struct attn_problem *far)
 {
-    for (enum tensor_id id = TENSOR_OUT; id <= TENSOR_DV; id++) {
+    for (enum tensor_id id = TENSOR_OUT; id <= TENSOR_DBIAS; id++) {
         struct tensor a = tensor_of(near, id);
         struct tensor b = tensor_of(far, id);
         int64_t wrong = 0;
@@ -291,6 +273,8 @@ Test(kernels_edges, strides_beyond_31_bits)
     spec.seqlen_q = 200; /* several tiles */
     spec.seqlen_k = 180;
     spec.dlse = false;
+    spec.bias = true;
+    spec.dbias = true;
     for (int dimension = 0; dimension < 3; dimension++) {
         struct trial trial;
         trial_init(&trial, &spec);

@@ -5,8 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "bar.h"
-#include "executor.h"
+#include "judge.h"
 #include "trial.h"
 
 struct shape {
@@ -30,14 +29,6 @@ static const struct {
 
 #define COUNT_OF(array) ((int)(sizeof(array) / sizeof((array)[0])))
 
-static void expect_bar(const char *name, const struct reference *reference,
-    const struct attn_problem *problem, enum tensor_id id)
-{
-    struct bar bar = bar_tensor(reference, problem, id);
-    cr_expect(bar.ratio <= 1, "%s: %s off by %g at %d, allowed %g", name, tensor_name(id),
-        bar.error, (int)bar.worst, bar.limit);
-}
-
 static void check(const struct trial_spec *spec, enum attn_direction direction)
 {
     char name[160];
@@ -47,21 +38,10 @@ static void check(const struct trial_spec *spec, enum attn_direction direction)
         (int)spec->window_right, (int)spec->alignment);
     struct trial trial;
     trial_init(&trial, spec);
-    struct executor executor;
-    executor_init(&executor, attn_family_find("cpu"), 1);
-    struct attn_problem forward = trial_forward(&trial);
-    struct reference *reference = reference_create(direction, &trial.problem);
-    cr_expect(executor_solve(&executor, ATTN_FORWARD, &forward, 1, 0) == 0);
-    expect_bar(name, reference, &forward, TENSOR_OUT);
-    expect_bar(name, reference, &forward, TENSOR_LSE);
-    if (direction == ATTN_BACKWARD) {
-        cr_expect(executor_solve(&executor, ATTN_BACKWARD, &trial.problem, 1, 0) == 0);
-        expect_bar(name, reference, &trial.problem, TENSOR_DQ);
-        expect_bar(name, reference, &trial.problem, TENSOR_DK);
-        expect_bar(name, reference, &trial.problem, TENSOR_DV);
-    }
-    reference_destroy(reference);
-    executor_finish(&executor);
+    const struct judge_run run = {attn_family_find("cpu"), direction, true, 1, 0};
+    struct verdict verdict = {0};
+    judge_trial(&verdict, &trial, &run);
+    cr_expect(!verdict.failed, "%s, ratio %g", name, verdict.ratio);
     trial_finish(&trial);
 }
 
@@ -84,6 +64,13 @@ static struct trial_spec spec_of(enum attn_dtype dtype, const struct shape *shap
         spec.window_left = n % 3 == 1 ? ATTN_UNBOUNDED : 57 + 3 * n;
     }
     spec.dlse = n % 4 == 1;
+    spec.slopes = n % 4 == 2;
+    spec.dslopes = n % 8 == 2;
+    spec.softcap = n % 5 == 1 ? 15 : 0;
+    spec.dropout_threshold = n % 6 == 3 ? 11141 : 0; /* 0.17 */
+    spec.varlen_q = n % 7 == 5;
+    spec.varlen_k = n % 7 == 5;
+    spec.batch = n % 7 == 5 ? 3 : 1;
     return spec;
 }
 
@@ -125,6 +112,8 @@ Test(kernels_shapes, thousands_of_rows)
         spec.heads_q = 1;
         spec.heads_kv = 1;
         spec.window_right = 0;
+        spec.bias = s == 1;
+        spec.bias_one[2] = true;
         check(&spec, ATTN_FORWARD);
     }
 }

@@ -243,6 +243,93 @@ Test(kernels_table, workspace_is_linear_in_the_lengths)
     }
 }
 
+/* shape: which extents of bias are 1, as bits. */
+static struct attn_problem planned_with_all(int64_t length, unsigned shape, bool packed)
+{
+    static float somewhere;
+    struct attn_problem p = planned(length, length);
+    for (int dim = 0; dim < 4; dim++) {
+        p.bias_broadcast[dim] = (shape >> dim & 1) != 0;
+    }
+    p.bias_dtype = ATTN_BF16;
+    p.bias = (struct attn_view){&somewhere, 4 * length * length, length, length * length, 1};
+    p.dbias = p.bias;
+    p.slopes = (struct attn_view){.data = &somewhere, .batch_stride = 4, .head_stride = 1};
+    p.dslopes = p.slopes;
+    p.sinks = (struct attn_view){.data = &somewhere, .head_stride = 1};
+    p.dsinks = p.sinks;
+    p.softcap = 30;
+    p.dropout_threshold = 6554;
+    if (packed) {
+        p.batch = 2;
+        p.lengths = (struct attn_lengths){starts, starts, key_lengths, 2 * length, 2 * length};
+    }
+    return p;
+}
+
+/* A matrix of scores or of dbias would show at once. */
+Test(kernels_table, workspace_stays_linear_with_all_features)
+{
+    const struct attn_family *cpu = attn_family_find("cpu");
+    for (unsigned n = 0; n < 64; n++) {
+        enum attn_direction direction = directions[n / 32];
+        struct attn_problem small = planned_with_all(8192, n % 16, n / 16 % 2 == 1);
+        struct attn_problem large = planned_with_all(131072, n % 16, n / 16 % 2 == 1);
+        cr_expect(attn_unsupported(cpu, direction, &large) == NULL);
+        size_t few = attn_workspace_bytes(cpu, direction, &small);
+        size_t many = attn_workspace_bytes(cpu, direction, &large);
+        cr_expect(many <= 16 * few + 65536, "bias %u: %zu bytes, 16 times that %zu", n, few, many);
+        cr_expect(many / (2 * 131072) < 4 * 4096, "bias %u: %zu bytes", n, many);
+    }
+}
+
+static void expect_refusal(const char *name, const struct attn_problem *problem)
+{
+    const char *why = attn_unsupported(attn_family_find("cpu"), ATTN_BACKWARD, problem);
+    cr_expect(why != NULL && strlen(why) > 10, "%s: %s", name, why == NULL ? "taken" : why);
+}
+
+Test(kernels_table, what_makes_no_sense_is_refused)
+{
+    const struct attn_problem good = planned_with_all(100, 0, true);
+    struct attn_problem p = good;
+    p.softcap = -1;
+    expect_refusal("negative softcap", &p);
+    p.softcap = NAN;
+    expect_refusal("softcap NaN", &p);
+    p = good;
+    p.dropout_threshold = 65536;
+    expect_refusal("everything dropped", &p);
+    p = good;
+    p.bias.data = NULL;
+    expect_refusal("dbias without bias", &p);
+    p = good;
+    p.slopes.data = NULL;
+    expect_refusal("dslopes without slopes", &p);
+    p = good;
+    p.sinks.data = NULL;
+    expect_refusal("dsinks without sinks", &p);
+    p = good;
+    p.bias_dtype = ATTN_FP16;
+    expect_refusal("a third dtype", &p);
+    p = good;
+    p.dbias.column_stride = 2;
+    expect_refusal("keys of dbias apart", &p);
+    p = good;
+    p.lengths.total_k = -1;
+    expect_refusal("fewer rows than none", &p);
+}
+
+Test(kernels_table, flops_of_packed_sequences_are_bounded_by_their_rows)
+{
+    struct attn_problem dense = planned(100, 100);
+    struct attn_problem p = planned_with_all(100, 15, true);
+    double two = attn_flops(ATTN_FORWARD, &dense); /* of two sequences */
+    cr_expect(attn_flops(ATTN_FORWARD, &p) == two);
+    p.batch = 50;
+    cr_expect(attn_flops(ATTN_FORWARD, &p) <= two * (1 + 1e-12));
+}
+
 Test(kernels_table, every_problem_has_a_tile)
 {
     static const int64_t lengths[] = {0, 1, 63, 64, 65, 5000};

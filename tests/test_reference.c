@@ -203,7 +203,30 @@ Test(reference, query_heads_share_their_key_head)
     trial_finish(&trial);
 }
 
-/* The first published vector of Philox4x32-10: key 0, counter 0. */
+/* Those published with the generator. */
+Test(reference, philox_gives_the_known_answers)
+{
+    static const struct {
+        uint64_t seed;
+        uint32_t counter[4];
+        uint32_t answer[4];
+    } cases[] = {
+        {0, {0, 0, 0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+        {UINT64_MAX, {UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX},
+            {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+        {UINT64_C(0x299f31d0a4093822), {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+            {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+    };
+
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        uint32_t words[4];
+        memcpy(words, cases[c].counter, sizeof words);
+        formula_philox(words, cases[c].seed);
+        cr_expect(memcmp(words, cases[c].answer, sizeof words) == 0, "case %zu", c);
+    }
+}
+
+/* Key 0, counter 0. */
 Test(reference, dropout_numbers_are_philox_by_coordinate)
 {
     static const struct {
@@ -258,11 +281,40 @@ Test(reference, packed_sequences_equal_separate_ones)
     for (int i = 14; i < 18; i++) {
         cr_expect(packed->exact[TENSOR_OUT][i] == 0);
     }
+    cr_expect(packed->exact[TENSOR_LSE][7] == -INFINITY && packed->low[TENSOR_LSE][8] == -INFINITY);
     for (int i = 3 * 9; i < 3 * 11; i++) {
         cr_expect(packed->exact[TENSOR_DK][i] == 0, "keys past seqlens_k");
     }
     reference_destroy(packed);
     trial_finish(&trial);
+}
+
+static void expect_sequence(
+    const char *name, const struct attn_problem *problem, int32_t b, const struct sequence expected)
+{
+    struct sequence s = sequence_of(problem, b);
+    cr_expect(memcmp(&s, &expected, sizeof s) == 0, "%s %d: %d+%d, %d+%d", name, (int)b,
+        (int)s.first_q, (int)s.seqlen_q, (int)s.first_k, (int)s.seqlen_k);
+}
+
+Test(reference, lengths_are_clamped)
+{
+    static const int32_t falling[] = {4, 9, 2, 12};
+    static const int32_t beyond[] = {-5, INT32_MIN, 7, INT32_MAX};
+    static const int32_t keys[] = {3, -1, INT32_MAX};
+    struct attn_problem p = {.batch = 3, .seqlen_q = 4, .seqlen_k = 6};
+    p.lengths = (struct attn_lengths){falling, beyond, NULL, 10, 10};
+    expect_sequence("wild", &p, 0, (struct sequence){4, 4, 0, 0});
+    expect_sequence("wild", &p, 1, (struct sequence){9, 0, 0, 6});
+    expect_sequence("wild", &p, 2, (struct sequence){9, 1, 7, 3});
+    p.lengths = (struct attn_lengths){NULL, falling, keys, 0, 8};
+    expect_sequence("keys", &p, 0, (struct sequence){0, 4, 4, 3});
+    expect_sequence("keys", &p, 1, (struct sequence){4, 4, 8, 0});
+    expect_sequence("keys", &p, 2, (struct sequence){8, 4, 8, 0});
+    p.lengths.cu_seqlens_k = NULL;
+    expect_sequence("dense", &p, 0, (struct sequence){0, 4, 0, 3});
+    expect_sequence("dense", &p, 1, (struct sequence){4, 4, 6, 0});
+    expect_sequence("dense", &p, 2, (struct sequence){8, 4, 12, 6});
 }
 
 /* -- finite differences --------------------------------------------------------------------- */

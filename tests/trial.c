@@ -373,6 +373,11 @@ void trial_init_in(struct trial *trial, const struct trial_spec *spec, struct tr
     *trial = (struct trial){.problem = problem_of(spec), .arena = arena};
     place_lengths(trial, spec);
     place_all(trial, spec);
+    trial_refill(trial, spec);
+}
+
+void trial_refill(struct trial *trial, const struct trial_spec *spec)
+{
     trial_fill_values(&trial->problem, spec);
     trial_snapshot(trial);
 }

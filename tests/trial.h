@@ -124,6 +124,9 @@ void trial_init(struct trial *trial, const struct trial_spec *spec);
 
 /* The same with all that the problem points to in the arena, which must be large enough. */
 void trial_init_in(struct trial *trial, const struct trial_spec *spec, struct trial_arena *arena);
+/* Inputs anew, for lengths that the caller has changed; same rows, no more than before. */
+void trial_refill(struct trial *trial, const struct trial_spec *spec);
+
 void trial_finish(struct trial *trial);
 
 /* The problem without what only backward has. */

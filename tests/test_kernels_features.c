@@ -1,0 +1,310 @@
+/*
+ * The optional features where it is easy to get them wrong: infinities, extreme numbers, neighbours.
+ */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <string.h>
+
+#include "executor.h"
+#include "judge.h"
+#include "trial.h"
+
+static const enum attn_dtype dtypes[] = {ATTN_FP16, ATTN_BF16, ATTN_FP32};
+
+static void solve(const char *name, struct trial *trial)
+{
+    const struct judge_run run = {attn_family_find("cpu"), ATTN_BACKWARD, true, 2, 0};
+    struct verdict verdict = {0};
+    judge_trial(&verdict, trial, &run);
+    cr_expect(
+        !verdict.failed, "%s, dtype %d, ratio %g", name, (int)trial->problem.dtype, verdict.ratio);
+}
+
+static struct trial_spec usual_spec(enum attn_dtype dtype)
+{
+    struct trial_spec spec = trial_spec_default();
+    spec.dtype = dtype;
+    spec.batch = 3;
+    spec.heads_q = 4;
+    spec.heads_kv = 2;
+    spec.head_dim_qk = 24;
+    spec.head_dim_v = 40;
+    spec.seqlen_q = 70;
+    spec.seqlen_k = 90;
+    spec.scale = 0.2F;
+    spec.dlse = true;
+    return spec;
+}
+
+static void add_all(struct trial_spec *spec)
+{
+    spec->softcap = 4;
+    spec->dropout_threshold = 9000;
+    spec->slopes = true;
+    spec->dslopes = true;
+    spec->sinks = true;
+    spec->dsinks = true;
+    spec->bias = true;
+    spec->dbias = true;
+}
+
+/* -- infinities ----------------------------------------------------------------------------- */
+
+/* Sets bias of all batches and heads for keys [begin, end) of a row. */
+static void block(struct trial *trial, int64_t row, int64_t begin, int64_t end)
+{
+    struct tensor bias = tensor_of(&trial->problem, TENSOR_BIAS);
+    for (int64_t i = 0; i < tensor_elements(&bias); i++) {
+        int64_t key = i % bias.columns;
+        if (i / (bias.columns * bias.heads) % bias.rows == row && key >= begin && key < end) {
+            tensor_set(&bias, i, -INFINITY);
+        }
+    }
+    trial_snapshot(trial);
+}
+
+static void expect_row(const struct trial *trial, enum tensor_id id, int64_t row, double value)
+{
+    struct tensor tensor = tensor_of(&trial->problem, id);
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < tensor_elements(&tensor); i++) {
+        bool there = i / (tensor.heads * tensor.columns) % tensor.rows == row;
+        wrong += there && tensor_get(&tensor, i) != value ? 1 : 0;
+    }
+    cr_expect(
+        wrong == 0, "%s of row %d: %d are not %g", tensor_name(id), (int)row, (int)wrong, value);
+}
+
+Test(kernels_features, a_row_of_minus_infinities_sees_nothing)
+{
+    for (size_t d = 0; d < 3; d++) {
+        struct trial_spec spec = usual_spec(dtypes[d]);
+        spec.bias = true;
+        spec.dbias = true;
+        spec.seqlen_k = 300; /* whole blocks without a finite score */
+        struct trial trial;
+        trial_init(&trial, &spec);
+        block(&trial, 5, 0, 300);
+        block(&trial, 17, 0, 299);
+        block(&trial, 18, 1, 300);
+        block(&trial, 40, 64, 256);
+        solve("rows of -inf", &trial);
+        expect_row(&trial, TENSOR_OUT, 5, 0);
+        expect_row(&trial, TENSOR_LSE, 5, -INFINITY);
+        expect_row(&trial, TENSOR_DQ, 5, 0);
+        expect_row(&trial, TENSOR_DBIAS, 5, 0);
+        trial_finish(&trial);
+    }
+}
+
+Test(kernels_features, sinks_take_rows_without_keys)
+{
+    for (size_t d = 0; d < 3; d++) {
+        struct trial_spec spec = usual_spec(dtypes[d]);
+        spec.seqlen_q = 120; /* the first 30 see no key */
+        spec.window_right = 0;
+        spec.sinks = true;
+        spec.dsinks = true;
+        struct trial trial;
+        trial_init(&trial, &spec);
+        solve("sinks", &trial);
+        struct tensor sinks = tensor_of(&trial.problem, TENSOR_SINKS);
+        struct tensor lse = tensor_of(&trial.problem, TENSOR_LSE);
+        for (int64_t i = 0; i < 30 * 4; i++) {
+            double error = tensor_get(&lse, i) - tensor_get(&sinks, i % 4);
+            cr_expect(fabs(error) < 1e-6, "row %d: off by %g", (int)(i / 4), error);
+        }
+        expect_row(&trial, TENSOR_OUT, 29, 0);
+        expect_row(&trial, TENSOR_DQ, 29, 0);
+        trial_finish(&trial);
+    }
+}
+
+/* -- extreme numbers ------------------------------------------------------------------------ */
+
+static void fill(struct trial *trial, enum tensor_id id, double even, double odd)
+{
+    struct tensor tensor = tensor_of(&trial->problem, id);
+    for (int64_t i = 0; i < tensor_elements(&tensor); i++) {
+        tensor_set(&tensor, i, i % 2 == 0 ? even : odd);
+    }
+    trial_snapshot(trial);
+}
+
+Test(kernels_features, extreme_numbers)
+{
+    static const struct {
+        const char *name;
+        float softcap;
+        double query_size;
+        double bias_size;
+        double slopes[2];
+        double sinks[2];
+    } cases[] = {
+        {"a tiny cap", 1e-3F, 300, 1, {0.1, 0.2}, {0, 0}},
+        {"a huge cap", 1e6F, 300, 1, {0.1, 0.2}, {0, 0}},
+        {"a cap far above subnormal scores", 1e30F, 1e-6, 1, {0, 0}, {0, 0}},
+        {"huge bias", 0, 1, 1e4, {0.1, 0.2}, {0, 0}},
+        {"huge slopes", 0, 1, 1, {1000, -1000}, {0, 0}},
+        {"huge sinks", 0, 1, 1, {0.1, 0}, {3000, -3000}},
+        {"endless sinks", 5, 1, 1, {0.1, 0}, {-INFINITY, -1e30}},
+        {"all of it", 500, 300, 1e4, {100, -50}, {1e4, -1e4}},
+    };
+
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        for (size_t d = 0; d < 3; d++) {
+            struct trial_spec spec = usual_spec(dtypes[d]);
+            add_all(&spec);
+            spec.dropout_threshold = 0;
+            spec.softcap = cases[c].softcap;
+            spec.query_size = cases[c].query_size;
+            spec.bias_size = cases[c].bias_size;
+            spec.slopes_shared = true;
+            struct trial trial;
+            trial_init(&trial, &spec);
+            fill(&trial, TENSOR_SLOPES, cases[c].slopes[0], cases[c].slopes[1]);
+            fill(&trial, TENSOR_SINKS, cases[c].sinks[0], cases[c].sinks[1]);
+            solve(cases[c].name, &trial);
+            trial_finish(&trial);
+        }
+    }
+}
+
+/* Hardly anything is kept, and what is kept counts 65536-fold. */
+Test(kernels_features, nearly_everything_dropped)
+{
+    for (size_t d = 1; d < 3; d++) { /* fp16 has no such numbers */
+        struct trial_spec spec = usual_spec(dtypes[d]);
+        spec.dropout_threshold = 65535;
+        spec.seqlen_q = 300;
+        spec.seqlen_k = 300;
+        struct trial trial;
+        trial_init(&trial, &spec);
+        solve("threshold 65535", &trial);
+        trial_finish(&trial);
+    }
+}
+
+/* -- neighbours ----------------------------------------------------------------------------- */
+
+static struct trial_spec packed_spec(enum attn_dtype dtype)
+{
+    struct trial_spec spec = usual_spec(dtype);
+    add_all(&spec);
+    spec.seed = 3;
+    spec.varlen_q = true;
+    spec.varlen_k = true;
+    return spec;
+}
+
+static void solve_both(struct trial *trial)
+{
+    struct attn_problem forward = trial_forward(trial);
+    struct executor executor;
+    executor_init(&executor, attn_family_find("cpu"), 2);
+    cr_expect(executor_solve(&executor, ATTN_FORWARD, &forward, 1, 0) == 0);
+    cr_expect(executor_solve(&executor, ATTN_BACKWARD, &trial->problem, 1, 0) == 0);
+    executor_finish(&executor);
+}
+
+static bool is_of_keys(enum tensor_id id)
+{
+    return id == TENSOR_K || id == TENSOR_V || id == TENSOR_DK || id == TENSOR_DV;
+}
+
+/* Whether element index of a packed tensor, or of bias and its like, belongs to sequence b. */
+static bool belongs(const struct attn_problem *problem, enum tensor_id id, int64_t index, int32_t b)
+{
+    struct sequence s = sequence_of(problem, b);
+    struct tensor tensor = tensor_of(problem, id);
+    int64_t row = index / (tensor.heads * tensor.columns);
+    if (id == TENSOR_BIAS || id == TENSOR_DBIAS || id == TENSOR_SLOPES || id == TENSOR_DSLOPES) {
+        return row / tensor.rows == b;
+    }
+    int64_t first = is_of_keys(id) ? s.first_k : s.first_q;
+    return row >= first && row < first + (is_of_keys(id) ? s.seqlen_k : s.seqlen_q);
+}
+
+static void poison(struct trial *trial, int32_t b)
+{
+    static const enum tensor_id inputs[] = {
+        TENSOR_Q, TENSOR_K, TENSOR_V, TENSOR_DOUT, TENSOR_DLSE, TENSOR_BIAS, TENSOR_SLOPES};
+
+    for (size_t t = 0; t < sizeof inputs / sizeof inputs[0]; t++) {
+        struct tensor tensor = tensor_of(&trial->problem, inputs[t]);
+        for (int64_t i = 0; i < tensor_elements(&tensor); i++) {
+            if (belongs(&trial->problem, inputs[t], i, b)) {
+                tensor_set(&tensor, i, i % 3 == 0 ? NAN : i % 3 == 1 ? INFINITY : -INFINITY);
+            }
+        }
+    }
+}
+
+/* All but what sequence b alone makes; dsinks are sums over all sequences. */
+static void expect_same_elsewhere(const struct trial *clean, const struct trial *dirty, int32_t b)
+{
+    for (enum tensor_id id = TENSOR_OUT; id < TENSOR_DSINKS; id++) {
+        struct tensor x = tensor_of(&clean->problem, id);
+        struct tensor y = tensor_of(&dirty->problem, id);
+        int64_t wrong = 0;
+        for (int64_t i = 0; i < tensor_elements(&x); i++) {
+            bool same = memcmp(tensor_at(&x, i), tensor_at(&y, i), dtype_bytes(x.dtype)) == 0;
+            wrong += same || belongs(&clean->problem, id, i, b) ? 0 : 1;
+        }
+        cr_expect(wrong == 0, "sequence %d: %d of %s differ", b, (int)wrong, tensor_name(id));
+    }
+}
+
+Test(kernels_features, nothing_of_a_sequence_reaches_its_neighbours)
+{
+    for (size_t d = 0; d < 3; d++) {
+        struct trial_spec spec = packed_spec(dtypes[d]);
+        struct trial clean;
+        trial_init(&clean, &spec);
+        solve_both(&clean);
+        for (int32_t b = 0; b < spec.batch; b++) {
+            struct trial dirty;
+            trial_init(&dirty, &spec);
+            poison(&dirty, b);
+            solve_both(&dirty);
+            expect_same_elsewhere(&clean, &dirty, b);
+            trial_finish(&dirty);
+        }
+        trial_finish(&clean);
+    }
+}
+
+/* The same for whole problems of one group. */
+Test(kernels_features, nothing_of_a_problem_reaches_others_of_its_group)
+{
+    struct trial_spec spec = packed_spec(ATTN_BF16);
+    struct trial trials[3];
+    struct trial alone;
+    struct attn_problem forward[3];
+    struct attn_problem backward[3];
+    trial_init(&alone, &spec);
+    solve_both(&alone);
+    for (int i = 0; i < 3; i++) {
+        trial_init(&trials[i], &spec);
+        for (int32_t b = 0; i != 1 && b < spec.batch; b++) {
+            poison(&trials[i], b);
+        }
+        forward[i] = trial_forward(&trials[i]);
+        backward[i] = trials[i].problem;
+    }
+    struct executor executor;
+    executor_init(&executor, attn_family_find("cpu"), 3);
+    cr_expect(executor_solve(&executor, ATTN_FORWARD, forward, 3, 0) == 0);
+    cr_expect(executor_solve(&executor, ATTN_BACKWARD, backward, 3, 0) == 0);
+    executor_finish(&executor);
+    for (size_t i = 0; i < TENSOR_COUNT; i++) {
+        const struct trial_storage *a = &alone.storage[i];
+        const struct trial_storage *b = &trials[1].storage[i];
+        cr_expect(a->size == 0 || memcmp(a->bytes, b->bytes, a->size) == 0, "%s",
+            tensor_name((enum tensor_id)i));
+    }
+    for (int i = 0; i < 3; i++) {
+        trial_finish(&trials[i]);
+    }
+    trial_finish(&alone);
+}
