@@ -2,15 +2,15 @@
 
 #include <string.h>
 
-/* Element (i0, i1, i2, *) of a tensor padded to four dimensions in front. */
-static uint64_t row_offset(const struct wire_tensor *tensor, const uint64_t index[3])
+/* Bytes to element (i0, i1, i2, 0) of a tensor padded to four dimensions in front. */
+static int64_t row_offset(const struct wire_tensor *tensor, const uint64_t index[3])
 {
     uint32_t pad = WIRE_MAX_DIMS - tensor->dims;
     int64_t offset = 0;
     for (uint32_t dim = pad; dim < WIRE_MAX_DIMS - 1; dim++) {
         offset += tensor->strides[dim - pad] * (int64_t)index[dim];
     }
-    return (uint64_t)offset * wire_dtype_bytes(tensor->dtype);
+    return offset * (int64_t)wire_dtype_bytes(tensor->dtype);
 }
 
 static void copy_row(unsigned char *to, int64_t to_stride, const unsigned char *from,
