@@ -144,7 +144,6 @@ static void judge_slot(struct slot *slot)
     reference_destroy(reference);
 }
 
-/* One case alone is then to blame; in a round it may be any of it. */
 static bool guards_are_whole(struct service *service)
 {
     bool whole = true;
@@ -172,7 +171,8 @@ static void end(struct service *service, struct slot *slot)
     trial_finish(&slot->trial);
 }
 
-static void run_round(struct service *service, uint64_t first, uint64_t count)
+/* Cases that run at once; all have ended then. */
+static void solve_round(struct service *service, uint64_t first, uint64_t count)
 {
     for (uint64_t i = 0; i < count; i++) {
         start(service, &service->slots[i], first + i);
@@ -188,11 +188,37 @@ static void run_round(struct service *service, uint64_t first, uint64_t count)
             check_backward(service, slot);
         }
     }
+}
+
+/* Something was written to where no tensor is: finds out for which case. */
+static void find_culprit(struct service *service, uint64_t first, uint64_t count)
+{
+    uint64_t failed = service->totals->failed;
+    for (uint64_t i = 0; i < count; i++) {
+        trial_finish(&service->slots[i].trial);
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        solve_round(service, first + i, 1);
+        if (!guards_are_whole(service)) {
+            judge_complain(
+                &service->slots[0].verdict, "the daemon wrote to where no tensor is", "");
+        }
+        end(service, &service->slots[0]);
+    }
+    if (service->totals->failed == failed) {
+        printf("the daemon wrote to where no tensor is: cases %" PRIu64 " and the next %" PRIu64
+               " together\n",
+            first, count - 1);
+        service->totals->failed++;
+    }
+}
+
+static void run_round(struct service *service, uint64_t first, uint64_t count)
+{
+    solve_round(service, first, count);
     if (!guards_are_whole(service)) {
-        judge_complain(&service->slots[0].verdict,
-            "the daemon wrote into memory of no tensor,"
-            " for this case or one of the next",
-            "");
+        find_culprit(service, first, count);
+        return;
     }
     for (uint64_t i = 0; i < count; i++) {
         end(service, &service->slots[i]);

@@ -269,9 +269,10 @@ static double delta_noise(const struct formula *pass, int64_t row)
     for (int64_t c = 0; c < columns; c++) {
         double product = dout[c] * out[c];
         sum += FORMULA_UNIT32 * fabs(product) + fabs(dout[c]) * out_noise[c];
-        squares += product * product;
+        double rounding = dout[c] * dtype_half_step(pass->problem->dtype, out[c]);
+        squares += rounding * rounding;
     }
-    return sum + dtype_unit(pass->problem->dtype) * sqrt(squares);
+    return sum + sqrt(squares);
 }
 
 static void score_gradient_noise(struct formula *pass, int64_t row, int64_t key, double error)

@@ -22,6 +22,13 @@ static struct format format_of(enum attn_dtype dtype)
     return (struct format){24, -126, 0x1.fffffep127};
 }
 
+/* The exponent of the last bit of a finite value. */
+static int last_bit(struct format format, double value)
+{
+    int exponent = value == 0 ? format.min_exponent : ilogb(value);
+    return (exponent > format.min_exponent ? exponent : format.min_exponent) - format.digits + 1;
+}
+
 static struct tensor query_tensor(
     const struct attn_problem *p, struct attn_view view, int64_t columns)
 {
@@ -249,9 +256,7 @@ double dtype_round(enum attn_dtype dtype, double value)
     if (value == 0 || !isfinite(value)) {
         return value;
     }
-    int exponent = ilogb(value);
-    int last =
-        (exponent > format.min_exponent ? exponent : format.min_exponent) - format.digits + 1;
+    int last = last_bit(format, value);
     double rounded = ldexp(nearbyint(ldexp(value, -last)), last);
     return fabs(rounded) > format.max ? copysign(INFINITY, value) : rounded;
 }
@@ -273,7 +278,7 @@ struct sequence sequence_of(const struct attn_problem *problem, int32_t b)
     return s;
 }
 
-double dtype_unit(enum attn_dtype dtype)
+double dtype_half_step(enum attn_dtype dtype, double value)
 {
-    return ldexp(1.0, -format_of(dtype).digits);
+    return ldexp(0.5, last_bit(format_of(dtype), value));
 }

@@ -74,5 +74,5 @@ struct sequence {
 
 struct sequence sequence_of(const struct attn_problem *problem, int32_t b);
 
-/* Half the distance of 1 to the next value of dtype. */
-double dtype_unit(enum attn_dtype dtype);
+/* Half the distance between dtype's values around this one: how far rounding may move it. */
+double dtype_half_step(enum attn_dtype dtype, double value);
