@@ -22,7 +22,22 @@ static void expect_same(const struct client_set *set, const float *expected)
     CHECK(memcmp(client_set_data(set, CLIENT_OUT), expected, set->bytes) == 0);
 }
 
-/* Its own shapes and stream, shared and other memory in turn. */
+/* The same keys by number, in memory that is overwritten at once. */
+static enum attnd_status forward_with_lengths(
+    struct client_set *set, struct attnd *client, void *stream, attnd_ticket *ticket)
+{
+    int32_t keys = (int32_t)set->shape[1];
+    int64_t batch = 1;
+    const DLTensor lengths = {
+        .data = &keys, .device = {kDLCPU, 0}, .ndim = 1, .dtype = {kDLInt, 32, 1}, .shape = &batch};
+    struct attnd_options options = ATTND_OPTIONS_INIT;
+    options.seqlens_k = &lengths;
+    enum attnd_status status = client_set_forward(set, client, stream, &options, ticket);
+    keys = 0;
+    return status;
+}
+
+/* Its own shapes and stream, shared and other memory in turn, with lengths and without. */
 static void *trainer(void *context)
 {
     const struct work *work = context;
@@ -38,7 +53,8 @@ static void *trainer(void *context)
             client_set_alloc(&set, client, 1, 8 + work->number, 2, 8);
         }
         void *stream = (void *)(uintptr_t)(work->number % 4); /* some share one */
-        CHECK(client_set_forward(&set, client, stream, NULL, &ticket) == ATTND_OK);
+        CHECK((round % 2 == 0 ? client_set_forward(&set, client, stream, NULL, &ticket)
+                              : forward_with_lengths(&set, client, stream, &ticket)) == ATTND_OK);
         CHECK(attnd_wait(client, ticket, ATTND_FOREVER) == ATTND_OK);
         expect_same(&set, work->expected);
         CHECK(client_set_backward(&set, client, stream, NULL, &ticket) == ATTND_OK);
