@@ -107,7 +107,7 @@ ATTND_API void attnd_close(struct attnd *client);
 
 /* Zeroed memory that the daemon reads and writes in place, aligned to a page. One piece may hold many
  * tensors; a client may have some hundreds of pieces, so put many into one. Tensors in any other host
- * memory are copied in and out, which makes their call block until it has ended.
+ * memory are copied in and out, which makes their call block until it has ended, all but lengths.
  * bytes may be 0. ATTND_RESOURCE_EXHAUSTED: over the daemon's limits or the machine's memory. */
 ATTND_API enum attnd_status attnd_alloc(
     struct attnd *client, size_t bytes, void **memory) ATTND_MUST_CHECK;
@@ -133,10 +133,10 @@ enum attnd_alignment {
  * How scores are made, and where sequences lie. Start from ATTND_OPTIONS_INIT. For batch b, head h,
  * query i and key j, both counted from the start of their sequence, in float32 or better:
  *
- *     s   = scale * q_i . k_j           of kv head h / (heads_q / heads_kv)
- *     s   = softcap * tanh(s / softcap) if softcap is not 0
- *     s  += bias[b, h, i, j]            if given
- *     s  -= slopes[b, h] * |i + off - j|  if given (ALiBi)
+ *     s   = scale * q_i . k_j              of kv head h / (heads_q / heads_kv)
+ *     s   = softcap * tanh(s / softcap)    if softcap is not 0
+ *     s  += bias[b, h, i, j]               if given
+ *     s  -= slopes[b, h] * |i + off - j|   if given (ALiBi)
  *     key j is visible to query i iff i + off - window_left <= j <= i + off + window_right
  *     lse = ln(sum of e^s over visible j, with e^sinks[h] as one more summand if given)
  *     p   = e^(s - lse), then dropout
@@ -164,9 +164,9 @@ enum attnd_alignment {
  * NaN, and every output there is 0 (lse: -inf). Elements of dbias beyond a sequence's lengths are 0.
  *
  * Lengths lie in any host memory. In memory from attnd_alloc() they are read while the request runs,
- * so that an earlier request of the stream or the caller's device may write them; what is out of
- * order or out of range there is cut to what is left of the rows. In any other memory the call itself
- * reads them, does not block for them, and refuses what would be cut.
+ * like any tensor, and what is out of order or out of range is cut to what is left of the rows. In any
+ * other memory the call reads them before it returns, without waiting for the request, and refuses
+ * what would be cut.
  */
 struct attnd_options {
     size_t size;                    /* sizeof(struct attnd_options) */
@@ -184,8 +184,9 @@ struct attnd_options {
     int64_t max_seqlen_k; /* one saves time and memory; longer sequences are refused or cut */
 
     /* Inputs like those of a request, each may be NULL. */
-    const DLTensor *bias; /* q's dtype or float32 (batch, heads_q, seqlen_q, seqlen_k), each extent
-                             * that or 1; the last stride 1; of packed sides, max_seqlen is the seqlen */
+    /* q's dtype or float32 (batch, heads_q, seqlen_q, seqlen_k), each extent that or 1; the last stride
+     * 1. The seqlen of a packed side is its max_seqlen. */
+    const DLTensor *bias;
     const DLTensor *slopes;       /* float32 (batch or 1, heads_q) */
     const DLTensor *sinks;        /* float32 (heads_q), stride 1 */
     const DLTensor *cu_seqlens_q; /* int32 (batch + 1), not decreasing, at most total_q; stride 1 */
