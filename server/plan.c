@@ -55,7 +55,8 @@ static void set_address(struct attn_problem *problem, enum wire_role role, void 
     }
 }
 
-/* Strides of extents 0 and 1 mean nothing; as 0 they cannot make equal plans differ, and broadcast. */
+/* Strides of extents 0 and 1 mean nothing: those of 1 become 0, which broadcasts, and those of 0 must
+ * not, for nothing may be written there. */
 static void set_strides(struct attn_problem *problem, const struct wire_tensor *tensor)
 {
     const struct place *place = &places[tensor->role];
@@ -66,7 +67,7 @@ static void set_strides(struct attn_problem *problem, const struct wire_tensor *
     struct attn_view *view = (struct attn_view *)(void *)((char *)problem + place->offset);
     const char *dims = place->dims + (strlen(place->dims) - tensor->dims);
     for (uint32_t d = 0; d < tensor->dims; d++) {
-        int64_t stride = tensor->shape[d] > 1 ? tensor->strides[d] : 0;
+        int64_t stride = tensor->shape[d] > 1 ? tensor->strides[d] : tensor->shape[d] == 0;
         switch (dims[d]) {
         case 'b':
             view->batch_stride = stride;

@@ -174,3 +174,20 @@ Test(plan, what_no_family_does_or_never_fits_is_refused)
     tiny->workspace_bytes = 64;
     tiny->ops->destroy(tiny);
 }
+
+/* Slopes of no batch are not those of all batches: their gradient has nowhere to go. */
+Test(plan, writes_nothing_to_a_gradient_without_elements)
+{
+    struct wire_plan wire;
+    struct plan *plan;
+    fill(&wire);
+    for (uint32_t batch = 0; batch < 2; batch++) {
+        for (uint32_t t = 0; t < 5; t++) {
+            wire.tensor[t].shape[0] = batch;
+        }
+        set_tensor(&wire, 5, WIRE_SLOPES, 2, (uint64_t[]){batch, 4}, (int64_t[]){0, 1});
+        plan = create(&wire);
+        cr_expect_eq(plan->problem.slopes.batch_stride, batch == 0 ? 1 : 0);
+        plan_destroy(plan);
+    }
+}
