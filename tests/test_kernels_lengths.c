@@ -103,8 +103,58 @@ Test(kernels_lengths, nonsense_is_clamped)
 
 /* -- somebody changes them ------------------------------------------------------------------ */
 
+typedef int32_t lengths_table[TRIAL_LENGTHS][BATCH + 1];
+
+static void scramble(lengths_table table, struct trial_rng *rng)
+{
+    int64_t which = trial_range(rng, 0, TRIAL_LENGTHS - 1);
+    int64_t place = trial_range(rng, 0, BATCH);
+    const int64_t values[] = {trial_range(rng, 0, 300), trial_range(rng, 0, 300),
+        trial_range(rng, -10, 10), INT32_MIN, INT32_MAX, place * 60};
+    int32_t value = (int32_t)values[trial_range(rng, 0, 5)];
+    __atomic_store_n(&table[which][place], value, __ATOMIC_RELAXED);
+}
+
+/* Lets a trial take its lengths from the table. */
+static void use_table(struct trial *trial, const struct trial_spec *spec, lengths_table table)
+{
+    struct attn_lengths *lengths = &trial->problem.lengths;
+    for (int i = 0; i < TRIAL_LENGTHS; i++) {
+        if (trial->lengths[i].bytes != NULL) {
+            memcpy(table[i], trial->lengths[i].bytes, trial->lengths[i].size);
+        }
+    }
+    lengths->cu_seqlens_q = spec->varlen_q ? table[TRIAL_CU_SEQLENS_Q] : NULL;
+    lengths->cu_seqlens_k = spec->varlen_k ? table[TRIAL_CU_SEQLENS_K] : NULL;
+    lengths->seqlens_k = table[TRIAL_SEQLENS_K];
+}
+
+static struct trial_spec spec_of_round(int round)
+{
+    struct trial_spec spec = packed_spec();
+    spec.seed = (uint64_t)round;
+    spec.dtype = (enum attn_dtype)(ATTN_FP16 + round % 3);
+    spec.varlen_q = round % 4 != 1;
+    spec.varlen_k = round % 4 != 2;
+    return spec;
+}
+
+/* What comes out is anybody's guess, but it lies where outputs belong. */
+static void solve_guarded(struct executor *executor, struct trial *trial, uint64_t tiles_per_launch)
+{
+    bool written[TENSOR_COUNT];
+    struct attn_problem forward = trial_forward(trial);
+    cr_expect(executor_solve(executor, ATTN_FORWARD, &forward, 1, tiles_per_launch) == 0);
+    cr_expect(executor_solve(executor, ATTN_BACKWARD, &trial->problem, 1, tiles_per_launch) == 0);
+    for (enum tensor_id id = 0; id < TENSOR_COUNT; id++) {
+        written[id] = trial_forward_outputs[id] || trial_backward_outputs[id];
+    }
+    cr_expect(trial_intact(trial, written), "%u workers, %d tiles: written elsewhere",
+        executor->base.workers, (int)tiles_per_launch);
+}
+
 struct vandal {
-    volatile int32_t lengths[TRIAL_LENGTHS][BATCH + 1];
+    lengths_table table;
     atomic_bool done;
 };
 
@@ -113,52 +163,108 @@ static void *change_lengths(void *argument)
     struct vandal *vandal = argument;
     struct trial_rng rng = {99};
     while (!atomic_load(&vandal->done)) {
-        int64_t which = trial_range(&rng, 0, TRIAL_LENGTHS - 1);
-        int64_t place = trial_range(&rng, 0, BATCH);
-        const int64_t values[] = {trial_range(&rng, 0, 300), trial_range(&rng, 0, 300),
-            trial_range(&rng, -10, 10), INT32_MIN, INT32_MAX, place * 60};
-        vandal->lengths[which][place] = (int32_t)values[trial_range(&rng, 0, 5)];
+        scramble(vandal->table, &rng);
     }
     return NULL;
-}
-
-/* What comes out is anybody's guess, but it lies where outputs belong. */
-static void solve_beside(struct trial *trial, unsigned workers, uint64_t tiles_per_launch)
-{
-    bool written[TENSOR_COUNT];
-    struct attn_problem forward = trial_forward(trial);
-    struct executor executor;
-    executor_init(&executor, attn_family_find("cpu"), workers);
-    cr_expect(executor_solve(&executor, ATTN_FORWARD, &forward, 1, tiles_per_launch) == 0);
-    cr_expect(executor_solve(&executor, ATTN_BACKWARD, &trial->problem, 1, tiles_per_launch) == 0);
-    executor_finish(&executor);
-    for (enum tensor_id id = 0; id < TENSOR_COUNT; id++) {
-        written[id] = trial_forward_outputs[id] || trial_backward_outputs[id];
-    }
-    cr_expect(trial_intact(trial, written), "%u workers, %d tiles: written elsewhere", workers,
-        (int)tiles_per_launch);
 }
 
 Test(kernels_lengths, may_change_while_kernels_run)
 {
     struct vandal vandal = {.done = false};
-    struct trial_spec spec = packed_spec();
     pthread_t thread;
     cr_assert(pthread_create(&thread, NULL, change_lengths, &vandal) == 0);
     for (int round = 0; round < (ORACLE_QUICK ? 20 : 120); round++) {
+        struct trial_spec spec = spec_of_round(round);
+        struct executor executor;
         struct trial trial;
-        spec.dtype = (enum attn_dtype)(ATTN_FP16 + round % 3);
-        spec.varlen_q = round % 4 != 1;
-        spec.varlen_k = round % 4 != 2;
+        executor_init(&executor, attn_family_find("cpu"), 1 + (unsigned)round % 3);
         trial_init(&trial, &spec);
-        struct attn_lengths *lengths = &trial.problem.lengths;
-        int32_t(*wild)[BATCH + 1] = (int32_t(*)[BATCH + 1])(uintptr_t)vandal.lengths;
-        lengths->cu_seqlens_q = spec.varlen_q ? wild[TRIAL_CU_SEQLENS_Q] : NULL;
-        lengths->cu_seqlens_k = spec.varlen_k ? wild[TRIAL_CU_SEQLENS_K] : NULL;
-        lengths->seqlens_k = wild[TRIAL_SEQLENS_K];
-        solve_beside(&trial, 1 + (unsigned)round % 3, (uint64_t)round % 3);
+        use_table(&trial, &spec, vandal.table);
+        solve_guarded(&executor, &trial, (uint64_t)round % 3);
+        executor_finish(&executor);
         trial_finish(&trial);
     }
     atomic_store(&vandal.done, true);
     pthread_join(thread, NULL);
+}
+
+/* Who changes lengths between the items of a launch. */
+static struct {
+    lengths_table table;
+    struct trial_rng rng;
+    uint64_t items;
+    uint64_t patience; /* items that he leaves alone */
+} saboteur;
+
+static void run_with_saboteur(
+    const struct attn_executor *executor, uint64_t items, attn_work_fn work, void *context)
+{
+    (void)executor;
+    for (uint64_t item = 0; item < items; item++) {
+        work(context, item, 0);
+        saboteur.items++;
+        for (int i = 0; i < 20 && saboteur.items > saboteur.patience; i++) {
+            scramble(saboteur.table, &saboteur.rng);
+        }
+    }
+}
+
+Test(kernels_lengths, may_change_between_any_two_items)
+{
+    struct executor executor;
+    executor_init(&executor, attn_family_find("cpu"), 1);
+    executor.base.run = run_with_saboteur;
+    for (int round = 0; round < (ORACLE_QUICK ? 20 : 60); round++) {
+        struct trial_spec spec = spec_of_round(round);
+        struct trial trial;
+        trial_init(&trial, &spec);
+        use_table(&trial, &spec, saboteur.table);
+        solve_guarded(&executor, &trial, (uint64_t)round % 2);
+        trial_finish(&trial);
+    }
+    executor_finish(&executor);
+}
+
+/* Runs a direction, lengths changing after so many items. Returns how many items there were. */
+static uint64_t solve_with_patience(struct executor *executor, struct trial *trial,
+    const struct trial_spec *spec, enum attn_direction direction, uint64_t patience)
+{
+    use_table(trial, spec, saboteur.table);
+    saboteur.items = 0;
+    saboteur.patience = patience;
+    struct attn_problem forward = trial_forward(trial);
+    const struct attn_problem *problem = direction == ATTN_FORWARD ? &forward : &trial->problem;
+    cr_expect(executor_solve(executor, direction, problem, 1, 1) == 0);
+    return saboteur.items;
+}
+
+/* Once the first tiles have read the lengths, nothing depends on what becomes of them. */
+Test(kernels_lengths, are_read_in_the_first_tiles_only)
+{
+    static const enum attn_direction directions[] = {ATTN_FORWARD, ATTN_BACKWARD};
+    struct executor executor;
+    executor_init(&executor, attn_family_find("cpu"), 1);
+    executor.base.run = run_with_saboteur;
+    for (int round = 0; round < 12; round++) {
+        struct trial_spec spec = spec_of_round(round);
+        struct trial calm;
+        struct trial changed;
+        trial_init(&calm, &spec);
+        trial_init(&changed, &spec);
+        for (int d = 0; d < 2; d++) {
+            uint64_t items =
+                solve_with_patience(&executor, &calm, &spec, directions[d], UINT64_MAX);
+            cr_expect(items >= 8, "only %d items", (int)items);
+            solve_with_patience(&executor, &changed, &spec, directions[d], items / 4);
+        }
+        for (size_t i = TENSOR_OUT; i < TENSOR_COUNT; i++) {
+            const struct trial_storage *a = &calm.storage[i];
+            const struct trial_storage *b = &changed.storage[i];
+            cr_expect(memcmp(a->bytes, b->bytes, a->size) == 0, "round %d: %s", round,
+                tensor_name((enum tensor_id)i));
+        }
+        trial_finish(&calm);
+        trial_finish(&changed);
+    }
+    executor_finish(&executor);
 }
