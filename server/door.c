@@ -2,36 +2,57 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "log.h"
+#include "zmtp.h"
 
 #define MAX_GROUPS 1024 /* of a peer; more of them are not looked at */
+#define MAX_RPC_DESCRIPTORS 65536
+#define SPARE_RPC_PER_UID 8 /* connections beside those of its sessions */
 
 /* Set by door_install() before there are threads; only the reserve changes afterwards. */
 static struct {
     bool installed;
     struct door_rules rules;
+    uint64_t rpc_per_uid;
     int rpc_ceiling;  /* descriptors from here on are not for rpc connections, */
     int gate_ceiling; /* nor from here on for the gate's */
     pthread_mutex_t mutex;
     int reserve; /* under the mutex: given up for a moment to turn a peer away */
 } door = {.mutex = PTHREAD_MUTEX_INITIALIZER, .reserve = -1};
 
-static atomic_ulong turned_away;
+/* A connection of the requests' socket, at the number of its descriptor. libzmq closes it without a
+ * word, so what is here may be out of date: the inode tells. */
+struct rpc_peer {
+    ino_t inode; /* 0: none */
+    uid_t uid;
+    struct zmtp zmtp;
+};
+
+/* Only of the thread that accepts those connections, which is also the one that reads from them:
+ * libzmq's only I/O thread. Any other thread that comes to recv() is passed through. */
+static struct rpc_peer rpc_peers[MAX_RPC_DESCRIPTORS];
+static int rpc_end; /* of the descriptors that have ever been there */
+static _Thread_local bool accepts_rpc;
+
+static atomic_ulong refused;
+static atomic_ulong cut;
 
 /* Anybody may cause these: the log gets the 1st, 2nd, 4th, 8th and so on. */
-static void log_refusal(const char *why)
+static void log_some(atomic_ulong *counter, const char *what, const char *why)
 {
-    unsigned long count = atomic_fetch_add(&turned_away, 1) + 1;
+    unsigned long count = atomic_fetch_add(counter, 1) + 1;
     if ((count & (count - 1)) == 0) {
-        log_warning("door: connection refused, %s; %lu so far", why, count);
+        log_warning("door: connection %s, %s; %lu so far", what, why, count);
     }
 }
 
@@ -45,24 +66,19 @@ static bool contains(const struct config_ids *ids, uint32_t id)
     return false;
 }
 
-static bool peer_is_allowed(int fd)
+static bool peer_is_allowed(int fd, const struct ucred *peer)
 {
-    struct ucred peer;
-    socklen_t size = sizeof(peer);
     gid_t groups[MAX_GROUPS];
-    socklen_t groups_size = sizeof(groups);
+    socklen_t size = sizeof(groups);
 
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
-        return false;
-    }
-    if (peer.uid == 0 || peer.uid == geteuid() || contains(&door.rules.uids, peer.uid) ||
-        contains(&door.rules.gids, peer.gid)) {
+    if (peer->uid == 0 || peer->uid == geteuid() || contains(&door.rules.uids, peer->uid) ||
+        contains(&door.rules.gids, peer->gid)) {
         return true;
     }
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &groups_size) != 0) {
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &size) != 0) {
         return false;
     }
-    for (size_t i = 0; i < groups_size / sizeof(groups[0]); i++) {
+    for (size_t i = 0; i < size / sizeof(groups[0]); i++) {
         if (contains(&door.rules.gids, groups[i])) {
             return true;
         }
@@ -70,14 +86,68 @@ static bool peer_is_allowed(int fd)
     return false;
 }
 
-/* The lowest free number is what a new descriptor gets, so its number says how many there are. */
-static bool descriptors_are_short(int fd)
+static ino_t inode_of(int fd)
 {
-    int type = 0;
-    socklen_t size = sizeof(type);
+    struct stat status;
 
+    return fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode) ? status.st_ino : 0;
+}
+
+/* Whether the descriptor is still that connection, and its peer has not hung up. */
+static bool is_connected(int fd, const struct rpc_peer *peer)
+{
+    struct pollfd state = {.fd = fd};
+
+    return inode_of(fd) == peer->inode && poll(&state, 1, 0) <= 0;
+}
+
+/* The connections of a user, up to the most it may have. Asking the kernel for each is only worth
+ * it when it looks as if there were too many. */
+static uint64_t count_rpc(uid_t uid, bool ask)
+{
+    uint64_t count = 0;
+
+    for (int fd = 0; fd < rpc_end && count < door.rpc_per_uid; fd++) {
+        const struct rpc_peer *peer = &rpc_peers[fd];
+        count += peer->inode != 0 && peer->uid == uid && (!ask || is_connected(fd, peer));
+    }
+    return count;
+}
+
+static bool add_rpc(int fd, uid_t uid)
+{
+    struct rpc_peer *peer = &rpc_peers[fd];
+
+    accepts_rpc = true;
+    peer->inode = 0;
+    if (count_rpc(uid, false) == door.rpc_per_uid && count_rpc(uid, true) == door.rpc_per_uid) {
+        return false;
+    }
+    peer->inode = inode_of(fd);
+    peer->uid = uid;
+    zmtp_init(&peer->zmtp);
+    rpc_end = rpc_end > fd ? rpc_end : fd + 1;
+    return true;
+}
+
+/* NULL, or why it cannot stay. The lowest free number is what a new descriptor gets, so its number
+ * says how many there are. */
+static const char *judge(int fd)
+{
+    struct ucred peer = {.uid = (uid_t)-1, .gid = (gid_t)-1};
+    socklen_t size = sizeof(peer);
+    int type = 0;
+
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || !peer_is_allowed(fd, &peer)) {
+        return "its user is not on the list";
+    }
+    size = sizeof(type);
     (void)getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size);
-    return fd >= (type == SOCK_STREAM ? door.rpc_ceiling : door.gate_ceiling);
+    bool rpc = type == SOCK_STREAM;
+    if (fd >= (rpc ? door.rpc_ceiling : door.gate_ceiling)) {
+        return "descriptors run short";
+    }
+    return rpc && !add_rpc(fd, peer.uid) ? "its user has too many" : NULL;
 }
 
 static int open_reserve(void)
@@ -113,6 +183,10 @@ unsigned door_install(const struct door_rules *rules)
     unsigned descriptors = limit.rlim_max > INT32_MAX ? INT32_MAX : (unsigned)limit.rlim_max;
     door.rules = *rules;
     door.rpc_ceiling = (int)(descriptors - descriptors / 4);
+    if (door.rpc_ceiling > MAX_RPC_DESCRIPTORS) {
+        door.rpc_ceiling = MAX_RPC_DESCRIPTORS;
+    }
+    door.rpc_per_uid = rules->sessions_per_uid + SPARE_RPC_PER_UID;
     door.gate_ceiling = (int)(descriptors - descriptors / 8);
     door.reserve = open_reserve();
     door.installed = door.reserve >= 0;
@@ -129,21 +203,35 @@ __attribute__((visibility("default"))) int accept4(
     }
     if (accepted < 0 && (errno == EMFILE || errno == ENFILE)) {
         turn_away(fd);
-        log_refusal("no descriptor left");
+        log_some(&refused, "refused", "no descriptor left");
         errno = ECONNABORTED;
         return -1;
     }
     if (accepted < 0) {
         return -1;
     }
-    const char *why = !peer_is_allowed(accepted)        ? "its user is not on the list"
-                      : descriptors_are_short(accepted) ? "descriptors run short"
-                                                        : NULL;
+    const char *why = judge(accepted);
     if (why != NULL) {
         (void)close(accepted);
-        log_refusal(why);
+        log_some(&refused, "refused", why);
         errno = ECONNABORTED;
         return -1;
     }
     return accepted;
+}
+
+__attribute__((visibility("default"))) ssize_t recv(int fd, void *bytes, size_t size, int flags)
+{
+    bool rpc = accepts_rpc && fd >= 0 && fd < rpc_end && rpc_peers[fd].inode != 0;
+    struct zmtp *zmtp = rpc ? &rpc_peers[fd].zmtp : NULL;
+
+    if (zmtp == NULL || zmtp->fault == NULL) {
+        ssize_t received = syscall(SYS_recvfrom, fd, bytes, size, flags, NULL, NULL);
+        if (received <= 0 || zmtp == NULL || zmtp_feed(zmtp, bytes, (size_t)received)) {
+            return received;
+        }
+        log_some(&cut, "cut", zmtp->fault);
+    }
+    errno = ECONNRESET;
+    return -1;
 }

@@ -111,10 +111,17 @@ static bool open_loop(struct server *server)
     return true;
 }
 
+static uint64_t sessions_per_uid(const struct config *config)
+{
+    return config->max_sessions_per_uid != 0 ? config->max_sessions_per_uid : config->max_sessions;
+}
+
 static bool open_door(const struct server *server)
 {
     const struct config *config = server->config;
-    struct door_rules rules = {.uids = config->allow_uids, .gids = config->allow_gids};
+    struct door_rules rules = {.uids = config->allow_uids,
+        .gids = config->allow_gids,
+        .sessions_per_uid = sessions_per_uid(config)};
 
     if (rules.uids.count == 0 && rules.gids.count == 0) {
         rules.gids = (struct config_ids){.count = 1, .id = {server->home.group}};
@@ -131,13 +138,11 @@ static bool open_door(const struct server *server)
 static struct session_options session_options_of(const struct server *server)
 {
     const struct config *config = server->config;
-    uint64_t per_uid =
-        config->max_sessions_per_uid != 0 ? config->max_sessions_per_uid : config->max_sessions;
 
     return (struct session_options){
         .backend = server->backend,
         .max_sessions = (uint32_t)config->max_sessions,
-        .max_sessions_per_uid = (uint32_t)per_uid,
+        .max_sessions_per_uid = (uint32_t)sessions_per_uid(config),
         .region_bytes_per_uid = config->region_bytes_per_uid,
         .limits = {.in_flight = (uint32_t)config->in_flight,
             .regions = (uint32_t)config->max_regions,

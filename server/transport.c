@@ -9,8 +9,8 @@
 
 #define MESSAGES_PER_TURN 64 /* then the gate and the engine get their turn */
 #define HIGH_WATER 1024      /* messages per peer and direction */
-#define BACKLOG 128
-#define HANDSHAKE_MS 2000 /* a connection that does not speak ZMTP is closed after this */
+#define BACKLOG 4096         /* a connect that finds it full fails; the kernel may cut it */
+#define HANDSHAKE_MS 2000    /* a connection that does not speak ZMTP is closed after this */
 
 static bool readable(const struct transport *transport)
 {
