@@ -108,7 +108,8 @@ ATTND_API void attnd_close(struct attnd *client);
 /* Zeroed memory that the daemon reads and writes in place, aligned to a page. One piece may hold many
  * tensors; a client may have some hundreds of pieces, so put many into one. Tensors in any other host
  * memory are copied in and out, which makes their call block until it has ended, all but lengths.
- * bytes may be 0. ATTND_RESOURCE_EXHAUSTED: over the daemon's limits or the machine's memory. */
+ * bytes may be 0. ATTND_RESOURCE_EXHAUSTED: over the daemon's limits or the machine's memory. A piece
+ * whose call timed out may count in the daemon until the client's next attnd_alloc() or attnd_free(). */
 ATTND_API enum attnd_status attnd_alloc(
     struct attnd *client, size_t bytes, void **memory) ATTND_MUST_CHECK;
 
@@ -251,7 +252,8 @@ typedef uint64_t attnd_ticket;
  * the same stream have ended, so that it may read what they wrote. Different streams do not wait for
  * each other. For host tensors it is any pointer value, NULL being a stream like any other. At most
  * 31 streams can have unfinished requests at a time; a stream holds at most 64 of them. Past these
- * and the daemon's own limit of requests in flight the call blocks until there is room.
+ * and the daemon's own limit of requests in flight the call blocks until there is room; a call that
+ * has waited for a tenth of a second is not overtaken by later ones any more.
  *
  * A submission with tensors other than lengths outside of attnd_alloc() memory returns when it has
  * ended; how it ended is what attnd_wait() then says at once.
@@ -313,7 +315,8 @@ ATTND_API enum attnd_status attnd_backward_qkvpacked(struct attnd *client, void 
  * looks). Returns its status: ATTND_OK, or why the first of its requests that failed did so (the
  * outputs of those that failed are then undefined). ATTND_TIMED_OUT leaves the ticket valid. The
  * answer to a ticket stays the same however often it is asked, as long as it is one of the last 64 of
- * its stream or did not fail; of failures the last 256 are remembered.
+ * its stream or did not fail; of failures the last 256 are remembered. The daemon's sentence comes a
+ * moment behind the status: a call whose time is over by then only says that the request failed.
  */
 ATTND_API enum attnd_status attnd_wait(
     struct attnd *client, attnd_ticket ticket, int64_t timeout_ns) ATTND_MUST_CHECK;

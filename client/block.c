@@ -34,6 +34,7 @@ static enum attnd_status make_block(struct attnd *client, uint64_t bytes, struct
     while (size < bytes && size < UINT64_C(1) << 62) {
         size *= 2; /* so that calls of growing size do not each make a new one */
     }
+    size = size < bytes ? bytes : size;
     struct block *block = calloc(1, sizeof *block);
     if (!block) {
         return error_set(ATTND_RESOURCE_EXHAUSTED, "the process is out of memory");
@@ -69,6 +70,15 @@ static bool drop_unused_blocks(struct attnd *client)
     return client->blocks.first != NULL;
 }
 
+/* Without the mutex: who holds a piece may need another one before it lets go. */
+static void pause_unlocked(struct attnd *client)
+{
+    struct timespec pause = clock_timespec(PAUSE_NS);
+    (void)pthread_mutex_unlock(&client->blocks.mutex);
+    (void)nanosleep(&pause, NULL);
+    (void)pthread_mutex_lock(&client->blocks.mutex);
+}
+
 static enum attnd_status find_or_make_block(
     struct attnd *client, uint64_t bytes, bool wait, struct block **block)
 {
@@ -90,8 +100,7 @@ static enum attnd_status find_or_make_block(
         if (status != ATTND_OK) {
             return status;
         }
-        struct timespec pause = clock_timespec(PAUSE_NS);
-        (void)nanosleep(&pause, NULL);
+        pause_unlocked(client);
     }
 }
 

@@ -1,9 +1,9 @@
 /*
  * What a client consists of. The modules own their parts; this only puts them together.
  *
- * Locks, in this order: plans.mutex, mutex, rpc.mutex. None is held while waiting for requests to
- * end, but blocks.mutex, which comes before all; plans.mutex is held during a round trip. gate.mutex is
- * held during an exchange and takes no other.
+ * Locks, in this order: plans.mutex, mutex, rpc.mutex. blocks.mutex comes before all. None is held
+ * while waiting for requests to end; plans.mutex and blocks.mutex are held during a round trip.
+ * gate.mutex is held during an exchange and takes no other.
  */
 #pragma once
 

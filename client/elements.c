@@ -34,11 +34,13 @@ void elements_copy(const struct wire_tensor *to, void *to_data, const struct wir
     uint32_t pad = WIRE_MAX_DIMS - from->dims;
     size_t size = wire_dtype_bytes(from->dtype);
     uint64_t extent[3] = {1, 1, 1};
-    for (uint32_t dim = 0; dim < last; dim++) {
-        extent[pad + dim] = from->shape[dim];
-    }
-    if (from->shape[last] == 0) {
-        return;
+    for (uint32_t dim = 0; dim <= last; dim++) {
+        if (from->shape[dim] == 0) {
+            return;
+        }
+        if (dim < last) {
+            extent[pad + dim] = from->shape[dim];
+        }
     }
     uint64_t at[3];
     for (at[0] = 0; at[0] < extent[0]; at[0]++) {

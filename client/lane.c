@@ -4,6 +4,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "clock.h"
+
+#define TURN_NS 100000000     /* a submission waits longer only for earlier ones */
+#define SENTENCE_NS 200000000 /* a failure's sentence travels by message, behind its status */
+
 /* How far the lane has come. A daemon that counts past what was sent is not believed. */
 static uint64_t ended_up_to(struct lanes *lanes, unsigned lane)
 {
@@ -26,6 +31,7 @@ static struct lane_failure *add_failure(struct lanes *lanes, unsigned lane, uint
     memset(failure, 0, sizeof *failure);
     failure->lane = lane;
     failure->sequence = sequence;
+    failure->patience = clock_deadline(SENTENCE_NS);
     lanes->any_failed = true;
     return failure;
 }
@@ -38,6 +44,11 @@ static void keep_failure(
     }
     struct lane_failure *failure = add_failure(lanes, lane, sequence);
     (void)wire_fail(&failure->error, status, "the request failed; the daemon did not say why");
+}
+
+static bool has_space(const struct lane *lane, size_t count)
+{
+    return unreaped(lane) + count <= PAGE_RESULTS;
 }
 
 /* The stream's own lane while it has one, else one that nobody uses. */
@@ -59,6 +70,13 @@ static bool find_lane(struct lanes *lanes, void *stream, unsigned *found)
     return any;
 }
 
+/* Whether it waits for nothing but earlier requests of its own stream. */
+static bool is_held_up(struct lanes *lanes, const struct lane_turn *turn)
+{
+    unsigned lane;
+    return find_lane(lanes, turn->stream, &lane) && !has_space(&lanes->lane[lane], turn->count);
+}
+
 void lane_init(struct lanes *lanes, struct page *page, uint64_t max_in_flight)
 {
     pthread_condattr_t monotonic;
@@ -75,10 +93,41 @@ void lane_finish(struct lanes *lanes)
     (void)pthread_cond_destroy(&lanes->told);
 }
 
+void lane_enter(struct lanes *lanes, struct lane_turn *turn)
+{
+    struct lane_turn **link = &lanes->first_turn;
+    while (*link) {
+        link = &(*link)->next;
+    }
+    turn->next = NULL;
+    turn->patience = clock_deadline(TURN_NS);
+    *link = turn;
+}
+
+void lane_leave(struct lanes *lanes, struct lane_turn *turn)
+{
+    struct lane_turn **link = &lanes->first_turn;
+    while (*link != turn) {
+        link = &(*link)->next;
+    }
+    *link = turn->next;
+}
+
+bool lane_is_turn(struct lanes *lanes, const struct lane_turn *turn)
+{
+    for (const struct lane_turn *other = lanes->first_turn; other != turn; other = other->next) {
+        if (clock_left_ns(other->patience, 1) == 0 &&
+            (other->stream == turn->stream || !is_held_up(lanes, other))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool lane_pick(struct lanes *lanes, void *stream, size_t count, unsigned *lane)
 {
     if (!find_lane(lanes, stream, lane) || lanes->in_flight + count > lanes->max_in_flight ||
-        unreaped(&lanes->lane[*lane]) + count > PAGE_RESULTS) {
+        !has_space(&lanes->lane[*lane], count)) {
         return false;
     }
     lanes->lane[*lane].stream = stream;

@@ -17,6 +17,14 @@
 #include "page.h"
 #include "wire.h"
 
+/* A submission that waits for room, in the order of arrival. */
+struct lane_turn {
+    struct lane_turn *next;
+    void *stream;
+    size_t count;
+    int64_t patience; /* deadline: until then others may overtake it, so that no room lies idle */
+};
+
 #define LANE_FAILURES 256 /* remembered, as attnd.h says */
 
 struct lane {
@@ -29,6 +37,7 @@ struct lane_failure {
     unsigned lane;
     uint64_t sequence; /* 0: empty */
     bool told;         /* the daemon's sentence is there */
+    int64_t patience;  /* deadline: a sentence that comes later is not waited for */
     struct wire_error error;
 };
 
@@ -36,6 +45,7 @@ struct lanes {
     struct page *page; /* borrowed */
     uint64_t in_flight;
     uint64_t max_in_flight;
+    struct lane_turn *first_turn; /* borrowed from their submissions */
     struct lane lane[PAGE_LANES];
     struct lane_failure failure[LANE_FAILURES]; /* a ring */
     size_t next_failure;
@@ -45,6 +55,14 @@ struct lanes {
 
 void lane_init(struct lanes *lanes, struct page *page, uint64_t max_in_flight);
 void lane_finish(struct lanes *lanes);
+
+/* Queues up for lane_pick(); lane_leave() once it is sent or given up. */
+void lane_enter(struct lanes *lanes, struct lane_turn *turn);
+void lane_leave(struct lanes *lanes, struct lane_turn *turn);
+
+/* Whether it may go before those that came earlier. Those that have lost patience it may only overtake
+ * where another stream's own lane holds them up. */
+bool lane_is_turn(struct lanes *lanes, const struct lane_turn *turn);
 
 /* The lane on which `count` more requests of the stream may go now; false: no room. */
 bool lane_pick(struct lanes *lanes, void *stream, size_t count, unsigned *lane);

@@ -15,7 +15,7 @@ struct loss {
     struct wire_error error;
 };
 
-/* Only the first call counts. */
+/* Only the first call counts. Behind any, loss_check() gives the reason. */
 void loss_declare(struct loss *loss, enum attnd_status status, const char *format, ...)
     ERROR_PRINTF(3, 4);
 

@@ -12,7 +12,8 @@
 
 #define SEND_RETRY_NS 200000
 #define ENDPOINT_BYTES 160
-#define NEEDED_DESCRIPTORS 24 /* libzmq 4.3.4 takes 9 for a context with one socket */
+#define SUBMISSION (UINT32_C(1) << 31) /* in the numbers of these */
+#define NEEDED_DESCRIPTORS 24          /* libzmq 4.3.4 takes 9 for a context with one socket */
 
 struct rpc_waiter {
     struct rpc_waiter *next;
@@ -87,12 +88,19 @@ static int try_send(struct rpc *rpc, const struct wire_request *request)
     return code;
 }
 
+/* Never 0. */
+static uint32_t next_id(struct rpc *rpc, enum wire_request_kind kind)
+{
+    rpc->last_id = rpc->last_id % (SUBMISSION - 1) + 1;
+    return rpc->last_id | (kind == WIRE_SUBMIT ? SUBMISSION : 0);
+}
+
 /* Caller holds the mutex; it is given up between two tries, so that the receiver goes on. */
 static enum attnd_status send_locked(
     struct rpc *rpc, struct wire_request *request, int64_t timeout_ns)
 {
     int64_t deadline = clock_deadline(timeout_ns);
-    request->id = ++rpc->last_id ? rpc->last_id : ++rpc->last_id;
+    request->id = next_id(rpc, request->kind);
     for (;;) {
         int code = try_send(rpc, request);
         if (code == 0) {
@@ -248,6 +256,11 @@ bool rpc_receive(struct rpc *rpc, struct wire_reply *reply)
     bool received = receive_locked(rpc, reply);
     (void)pthread_mutex_unlock(&rpc->mutex);
     return received;
+}
+
+bool rpc_may_be_about_submission(const struct wire_reply *reply)
+{
+    return reply->id == 0 || (reply->id & SUBMISSION);
 }
 
 void rpc_release_waiters(struct rpc *rpc)

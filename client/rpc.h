@@ -46,5 +46,9 @@ enum attnd_status rpc_call(
  * does. false: no more for now. */
 bool rpc_receive(struct rpc *rpc, struct wire_reply *reply);
 
+/* Whether a refusal is one of a submission, or of a message that the daemon could not read. Others
+ * come late, when their call has timed out. */
+bool rpc_may_be_about_submission(const struct wire_reply *reply);
+
 /* After the loss was declared: nobody waits any longer. */
 void rpc_release_waiters(struct rpc *rpc);

@@ -25,7 +25,8 @@ struct stage {
     struct staged tensor[]; /* as many as there are */
 };
 
-static void stage_tensor(struct stage *stage, const struct wire_tensor *original,
+/* false: the doubles together are larger than any number says. */
+static bool stage_tensor(struct stage *stage, const struct wire_tensor *original,
     const DLTensor *tensor, uint64_t address, bool output)
 {
     struct staged *staged = &stage->tensor[stage->staged++];
@@ -37,8 +38,9 @@ static void stage_tensor(struct stage *stage, const struct wire_tensor *original
     staged->home = (void *)(uintptr_t)address;
     staged->offset = stage->bytes;
     staged->output = output;
-    uint64_t bytes = elements_compact(&staged->compact);
-    stage->bytes += (bytes + BLOCK_ALIGNMENT - 1) / BLOCK_ALIGNMENT * BLOCK_ALIGNMENT;
+    uint64_t bytes = elements_compact(&staged->compact); /* far from the largest number */
+    bytes = (bytes + BLOCK_ALIGNMENT - 1) / BLOCK_ALIGNMENT * BLOCK_ALIGNMENT;
+    return !__builtin_add_overflow(stage->bytes, bytes, &stage->bytes);
 }
 
 /* The requests were checked, so reading them again finds nothing wrong. */
@@ -54,7 +56,11 @@ static bool stage_request(
         const struct wire_tensor *wire = &plan.tensor[i];
         if (!memory_is_shared(client, address[i])) {
             bool output = wire_role_is_output(plan.direction, wire->role);
-            stage_tensor(stage, wire, request->tensor[wire->role], address[i], output);
+            if (!stage_tensor(stage, wire, request->tensor[wire->role], address[i], output)) {
+                return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
+                    "%s, with the tensors before it, is too large to be copied to shared memory",
+                    wire_role_name(wire->role));
+            }
             request->tensor[wire->role] = &stage->tensor[stage->staged - 1].tensor;
         }
     }

@@ -171,7 +171,13 @@ static enum attnd_status send_on(
     return status;
 }
 
-/* Sleeps until there may be room on a lane. */
+static void sleep_a_little(void)
+{
+    struct timespec pause = clock_timespec(RETRY_NS);
+    (void)nanosleep(&pause, NULL);
+}
+
+/* Sleeps until there may be room on a lane. With nothing in flight it is another's turn. */
 static void wait_for_room(struct attnd *client, const void *stream)
 {
     unsigned lane;
@@ -181,34 +187,51 @@ static void wait_for_room(struct attnd *client, const void *stream)
     (void)pthread_mutex_unlock(&client->mutex);
     if (busy) {
         lane_sleep(&client->lanes, lane, sequence, RETRY_NS);
+    } else {
+        sleep_a_little();
     }
+}
+
+/* Caller holds the mutex. ATTND_AGAIN: it is others' turn, or there is no room. */
+static enum attnd_status try_to_send(struct attnd *client, const struct lane_turn *turn,
+    struct submission *submission, attnd_ticket *ticket)
+{
+    unsigned lane;
+    enum attnd_status status = loss_check(&client->loss);
+    if (status != ATTND_OK) {
+        return status;
+    }
+    bool room = lane_is_turn(&client->lanes, turn) &&
+                lane_pick(&client->lanes, turn->stream, turn->count, &lane);
+    return room ? send_on(client, submission, lane, ticket) : ATTND_AGAIN;
 }
 
 /* Blocks until it is sent or the daemon has gone. */
 static enum attnd_status send_submission(
     struct attnd *client, void *stream, struct submission *submission, attnd_ticket *ticket)
 {
+    struct lane_turn turn = {.stream = stream, .count = submission->count};
     int64_t deadline = 0; /* counts while the socket is full */
+    (void)pthread_mutex_lock(&client->mutex);
+    lane_enter(&client->lanes, &turn);
     for (;;) {
-        enum attnd_status status = loss_check(&client->loss);
-        if (status != ATTND_OK) {
+        enum attnd_status status = try_to_send(client, &turn, submission, ticket);
+        if (status == ATTND_TIMED_OUT && deadline == 0) {
+            deadline = clock_deadline(client->timeout_ns);
+        }
+        if (status != ATTND_AGAIN &&
+            (status != ATTND_TIMED_OUT || clock_left_ns(deadline, 1) == 0)) {
+            lane_leave(&client->lanes, &turn);
+            (void)pthread_mutex_unlock(&client->mutex);
             return status;
         }
-        unsigned lane;
-        (void)pthread_mutex_lock(&client->mutex);
-        bool room = lane_pick(&client->lanes, stream, submission->count, &lane);
-        status = room ? send_on(client, submission, lane, ticket) : ATTND_AGAIN;
         (void)pthread_mutex_unlock(&client->mutex);
         if (status == ATTND_AGAIN) {
             wait_for_room(client, stream);
-            continue;
+        } else {
+            sleep_a_little();
         }
-        deadline = deadline ? deadline : clock_deadline(client->timeout_ns);
-        if (status != ATTND_TIMED_OUT || clock_left_ns(deadline, 1) == 0) {
-            return status;
-        }
-        struct timespec pause = clock_timespec(RETRY_NS);
-        (void)nanosleep(&pause, NULL);
+        (void)pthread_mutex_lock(&client->mutex);
     }
 }
 

@@ -7,8 +7,7 @@
 #include "clock.h"
 #include "submit.h"
 
-#define SLEEP_NS 1000000      /* the longest: a daemon that died wakes nobody */
-#define SENTENCE_NS 200000000 /* a failure's sentence travels by message, behind its status */
+#define SLEEP_NS 1000000 /* the longest: a daemon that died wakes nobody */
 
 static enum attnd_status check_ticket(const struct attnd *client, attnd_ticket ticket)
 {
@@ -58,11 +57,11 @@ static enum attnd_status wait_until(
     return ATTND_OK;
 }
 
-/* Caller holds the mutex. Waits for the sentence of a failure. */
+/* Caller holds the mutex. Waits for the sentence of a failure, as long as there is patience. */
 static void read_failure(struct attnd *client, unsigned lane, uint64_t sequence, size_t count,
-    struct lane_failure *found)
+    int64_t deadline, struct lane_failure *found)
 {
-    int64_t deadline = clock_deadline(SENTENCE_NS);
+    deadline = found->patience < deadline ? found->patience : deadline;
     struct timespec until = clock_timespec(deadline);
     while (!found->told && clock_left_ns(deadline, 1) != 0 && !loss_happened(&client->loss)) {
         (void)pthread_cond_timedwait(&client->lanes.told, &client->mutex, &until);
@@ -75,7 +74,8 @@ static void read_failure(struct attnd *client, unsigned lane, uint64_t sequence,
 }
 
 /* How a submission that has ended did so. */
-static void read_outcome(struct attnd *client, attnd_ticket ticket, struct wire_error *error)
+static void read_outcome(
+    struct attnd *client, attnd_ticket ticket, int64_t deadline, struct wire_error *error)
 {
     unsigned lane = submit_ticket_lane(ticket);
     uint64_t sequence = submit_ticket_sequence(ticket);
@@ -86,7 +86,7 @@ static void read_outcome(struct attnd *client, attnd_ticket ticket, struct wire_
     const struct lane_failure *failure = lane_find_failure(&client->lanes, lane, sequence, count);
     if (failure) {
         struct lane_failure found = *failure;
-        read_failure(client, lane, sequence, count, &found);
+        read_failure(client, lane, sequence, count, deadline, &found);
         *error = found.error;
         if (count > 1) {
             size_t index = count - 1 - (size_t)(sequence - found.sequence);
@@ -102,7 +102,7 @@ void wait_ended(struct attnd *client, attnd_ticket ticket, struct wire_error *er
     enum attnd_status status =
         wait_until(client, submit_ticket_lane(ticket), submit_ticket_sequence(ticket), INT64_MAX);
     if (status == ATTND_OK) {
-        read_outcome(client, ticket, error);
+        read_outcome(client, ticket, INT64_MAX, error);
     } else {
         (void)wire_fail(error, (enum wire_status)status, "%.250s", attnd_message());
     }
@@ -118,6 +118,7 @@ void wait_all_ended(struct attnd *client)
 
 enum attnd_status attnd_wait(struct attnd *client, attnd_ticket ticket, int64_t timeout_ns)
 {
+    int64_t deadline = clock_deadline(timeout_ns);
     enum attnd_status status = client_check(client);
     if (status == ATTND_OK && timeout_ns < 0 && timeout_ns != ATTND_FOREVER) {
         status = error_set(ATTND_INVALID_ARGUMENT,
@@ -127,12 +128,12 @@ enum attnd_status attnd_wait(struct attnd *client, attnd_ticket ticket, int64_t 
         status = check_ticket(client, ticket);
     }
     if (status == ATTND_OK) {
-        status = wait_until(client, submit_ticket_lane(ticket), submit_ticket_sequence(ticket),
-            clock_deadline(timeout_ns));
+        status = wait_until(
+            client, submit_ticket_lane(ticket), submit_ticket_sequence(ticket), deadline);
     }
     if (status == ATTND_OK) {
         struct wire_error error;
-        read_outcome(client, ticket, &error);
+        read_outcome(client, ticket, deadline, &error);
         status = error.status == WIRE_OK ? ATTND_OK : error_of_wire(&error);
     }
     return status;

@@ -8,7 +8,7 @@
 
 #include "client.h"
 
-/* What nobody asked for: failures, and plans whose registration was given up. */
+/* What nobody waits for: failures, and answers to calls that were given up. */
 static void take_reply(struct attnd *client, const struct wire_reply *reply)
 {
     if (reply->kind == WIRE_REPLY_FAILED) {
@@ -18,7 +18,7 @@ static void take_reply(struct attnd *client, const struct wire_reply *reply)
     } else if (reply->kind == WIRE_REPLY_PLAN && reply->error.status == WIRE_OK) {
         struct wire_request drop = {.kind = WIRE_DROP_PLAN, .drop_plan = reply->plan.plan};
         (void)rpc_send(&client->rpc, &drop, 0);
-    } else if (reply->error.status != WIRE_OK) {
+    } else if (reply->error.status != WIRE_OK && rpc_may_be_about_submission(reply)) {
         loss_declare(&client->loss, (enum attnd_status)reply->error.status,
             "the daemon does not take this client's messages: %.180s", reply->error.detail);
     }

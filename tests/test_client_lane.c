@@ -3,6 +3,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "client.h"
+#include "clock.h"
 #include "lane.h"
 #include "submit.h"
 
@@ -148,6 +150,57 @@ Test(client_lane, a_request_that_ended_without_a_result_has_failed)
     cr_expect_eq(failure->error.status, WIRE_INTERNAL);
 }
 
+/* ---- Turns -------------------------------------------------------------------------------------- */
+
+/* It has waited for long. */
+static void enter(void *stream, size_t count, struct lane_turn *turn)
+{
+    *turn = (struct lane_turn){.stream = stream, .count = count};
+    lane_enter(&lanes, turn);
+    turn->patience = 0;
+}
+
+Test(client_lane, who_waits_long_for_the_room_of_all_is_not_overtaken)
+{
+    struct lane_turn large;
+    struct lane_turn small;
+    unsigned lane;
+    lanes.max_in_flight = 32;
+    (void)send(STREAM(1), 1, &lane);
+    enter(STREAM(2), 32, &large);
+    enter(STREAM(1), 1, &small);
+    cr_expect(lane_is_turn(&lanes, &large));
+    cr_expect_not(lane_pick(&lanes, large.stream, large.count, &lane));
+    cr_expect_not(lane_is_turn(&lanes, &small), "there is room for it, but it came later");
+    large.patience = clock_deadline(CLOCK_SECOND_NS);
+    cr_expect(lane_is_turn(&lanes, &small), "the first has patience yet");
+    large.patience = 0;
+    lane_leave(&lanes, &large);
+    cr_expect(lane_is_turn(&lanes, &small));
+    lane_leave(&lanes, &small);
+    cr_expect_null(lanes.first_turn);
+}
+
+Test(client_lane, a_full_stream_holds_up_no_other_but_its_own_in_order)
+{
+    struct lane_turn first;
+    struct lane_turn second;
+    struct lane_turn other;
+    unsigned lane;
+    (void)send(STREAM(1), 32, &lane);
+    (void)send(STREAM(1), 31, &lane);
+    enter(STREAM(1), 2, &first);
+    enter(STREAM(1), 1, &second);
+    enter(STREAM(2), 1, &other);
+    cr_expect(lane_is_turn(&lanes, &first));
+    cr_expect_not(lane_is_turn(&lanes, &second), "its stream's first comes first");
+    cr_expect_not(lane_is_turn(&lanes, &other), "the second has room");
+    lane_leave(&lanes, &second);
+    cr_expect(lane_is_turn(&lanes, &other), "the first waits for its stream alone");
+    end(lane, 1, WIRE_OK);
+    cr_expect_not(lane_is_turn(&lanes, &other), "the first has room now");
+}
+
 /* ---- Failures ----------------------------------------------------------------------------------- */
 
 static const struct wire_error told = {WIRE_UNSUPPORTED, "the daemon's own words"};
@@ -210,6 +263,29 @@ Test(client_lane, words_about_requests_that_never_were_are_ignored)
     lane_tell(&lanes, lane, 3, &told);
     lane_tell(&lanes, lane, 0, &told);
     cr_expect_not(lanes.any_failed);
+}
+
+Test(client_lane, a_failure_without_its_sentence_is_not_waited_for_past_the_callers_time)
+{
+    static struct attnd client;
+    unsigned lane;
+    client.pid = getpid();
+    (void)pthread_mutex_init(&client.mutex, NULL);
+    lane_init(&client.lanes, page, 100);
+    cr_assert(lane_pick(&client.lanes, STREAM(1), 1, &lane));
+    attnd_ticket ticket = submit_ticket(lane, lane_advance(&client.lanes, lane, 1), 1);
+    end(lane, 1, WIRE_CANCELLED);
+    int64_t begin = clock_now_ns();
+    cr_expect_eq(attnd_wait(&client, ticket, 0), ATTND_CANCELLED);
+    cr_expect_lt(clock_now_ns() - begin, CLOCK_SECOND_NS / 10);
+    cr_expect_eq(attnd_wait(&client, ticket, ATTND_FOREVER), ATTND_CANCELLED);
+    int64_t patient = clock_now_ns() - begin;
+    cr_expect_geq(patient, CLOCK_SECOND_NS / 10, "the sentence may still have come");
+    begin = clock_now_ns();
+    cr_expect_eq(attnd_wait(&client, ticket, ATTND_FOREVER), ATTND_CANCELLED);
+    cr_expect_lt(clock_now_ns() - begin, CLOCK_SECOND_NS / 10, "it is waited for once");
+    lane_finish(&client.lanes);
+    (void)pthread_mutex_destroy(&client.mutex);
 }
 
 /* ---- Tickets ------------------------------------------------------------------------------------ */

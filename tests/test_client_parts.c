@@ -1,11 +1,16 @@
-/* libattnd's parts of packed tensors, and its checks of lengths, without a daemon. */
+/* libattnd's parts of packed tensors, its checks of lengths, its copies, and how a loss is noted,
+ * without a daemon. */
 #include <criterion/criterion.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <string.h>
 
 #include "attnd.h"
+#include "clock.h"
+#include "elements.h"
 #include "lengths.h"
+#include "loss.h"
 #include "packed.h"
 
 /* ---- Packed tensors ----------------------------------------------------------------------------- */
@@ -115,6 +120,53 @@ Test(client_parts, what_cannot_be_taken_apart_is_named)
     expect_no_split(&tensor, 2, "kv->strides[2] is 32, beyond the end");
     tensor = describe(5, vast, NULL);
     expect_no_split(&tensor, 2, "kv->shape is that of more elements");
+}
+
+/* ---- Copies ------------------------------------------------------------------------------------- */
+
+Test(client_parts, a_tensor_without_elements_is_copied_in_no_time, .timeout = 20)
+{
+    for (int empty = 0; empty < WIRE_MAX_DIMS; empty++) {
+        struct wire_tensor tensor = {.dtype = WIRE_FP32,
+            .dims = WIRE_MAX_DIMS,
+            .shape = {UINT64_C(1) << 24, UINT64_C(1) << 24, UINT64_C(1) << 24, 1}};
+        tensor.shape[empty] = 0;
+        int64_t begin = clock_now_ns();
+        elements_copy(&tensor, NULL, &tensor, NULL);
+        cr_expect_lt(clock_now_ns() - begin, CLOCK_SECOND_NS / 10, "shape[%d] is 0", empty);
+    }
+}
+
+/* ---- Loss --------------------------------------------------------------------------------------- */
+
+#define LOSSES 100000
+
+static struct loss losses[LOSSES];
+static _Atomic int arrived[2];
+static _Atomic int unsaid;
+
+/* Both come to each loss at about the same time. */
+static void *declare_all(void *own)
+{
+    size_t me = own == &arrived[1];
+    for (int i = 0; i < LOSSES; i++) {
+        atomic_store(&arrived[me], i);
+        for (int tries = 0; tries < 2000 && atomic_load(&arrived[!me]) < i; tries++) {}
+        loss_declare(&losses[i], ATTND_DISCONNECTED, "the daemon has gone");
+        if (loss_check(&losses[i]) != ATTND_DISCONNECTED) {
+            atomic_fetch_add(&unsaid, 1);
+        }
+    }
+    return NULL;
+}
+
+Test(client_parts, whoever_declares_a_loss_finds_it_declared)
+{
+    pthread_t other;
+    cr_assert_eq(pthread_create(&other, NULL, declare_all, &arrived[1]), 0);
+    (void)declare_all(&arrived[0]);
+    (void)pthread_join(other, NULL);
+    cr_expect_eq(atomic_load(&unsaid), 0, "%d of %d", atomic_load(&unsaid), LOSSES);
 }
 
 /* ---- Lengths ------------------------------------------------------------------------------------ */
