@@ -477,29 +477,6 @@ Test(client_limits, past_the_requests_in_flight_a_submission_blocks)
     cr_expect_eq(client_stats(client).client.failed, 0);
 }
 
-Test(client_service, doubles_of_more_bytes_than_can_be_counted_are_refused)
-{
-    int64_t queries[4] = {32, 0, 65536, 256};
-    int64_t keys[4] = {32, INT64_C(1) << 31, 65536, 256}; /* 2^62 bytes, if they were compact */
-    int64_t strides[4] = {0, 0, 0, 1};
-    float row[256] = {0};
-    DLTensor q = {.data = row,
-        .device = {kDLCPU, 0},
-        .ndim = 4,
-        .dtype = {kDLFloat, 32, 1},
-        .shape = queries};
-    DLTensor k = q;
-    k.shape = keys;
-    k.strides = strides;
-    struct attnd_request requests[2] = {{.size = sizeof requests[0], .direction = ATTND_FORWARD}};
-    requests[0].q = requests[0].out = &q;
-    requests[0].k = requests[0].v = &k;
-    requests[1] = requests[0];
-    expect_failure(attnd_submit(client, NULL, requests, 1, NULL), ATTND_RESOURCE_EXHAUSTED, "");
-    expect_failure(
-        attnd_submit(client, NULL, requests, 2, NULL), ATTND_RESOURCE_EXHAUSTED, "too large");
-}
-
 Test(client_limits, a_client_too_many_is_told_so)
 {
     start((const char *const[]){"--max-sessions=2", NULL});
@@ -630,31 +607,6 @@ Test(client_service, a_stopped_daemon_times_calls_out_and_none_of_it_sticks)
         (void)usleep(10000);
     }
     cr_expect_eq(client_stats(hasty).client.regions, 1, "the late one was given back");
-    attnd_close(hasty);
-}
-
-Test(client_limits, a_refusal_that_comes_too_late_harms_nobody)
-{
-    start((const char *const[]){"--workspace=1M", NULL});
-    struct attnd *hasty = NULL;
-    struct attnd_open_options options = {
-        .size = sizeof options, .address = daemon_.directory, .timeout_ns = 300 * MS};
-    struct client_set vast;
-    struct client_set small;
-    attnd_ticket ticket;
-    OK(attnd_open(&options, &hasty));
-    client_set_alloc(&vast, hasty, 1, 40000, 16, 8);
-    client_set_alloc(&small, hasty, 1, 16, 1, 8);
-    cr_assert_eq(kill(daemon_.pid, SIGSTOP), 0);
-    expect_failure(
-        client_set_backward(&vast, hasty, NULL, NULL, &ticket), ATTND_TIMED_OUT, "0.300 s");
-    cr_assert_eq(kill(daemon_.pid, SIGCONT), 0);
-    (void)client_stats(hasty); /* behind it */
-    (void)usleep(50000);
-    OK(client_set_forward(&small, hasty, NULL, NULL, &ticket));
-    OK(attnd_wait(hasty, ticket, ATTND_FOREVER));
-    expect_failure(client_set_backward(&vast, hasty, NULL, NULL, &ticket), ATTND_RESOURCE_EXHAUSTED,
-        "1048576");
     attnd_close(hasty);
 }
 
