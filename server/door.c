@@ -220,14 +220,14 @@ __attribute__((visibility("default"))) int accept4(
     return accepted;
 }
 
-__attribute__((visibility("default"))) ssize_t recv(int fd, void *bytes, size_t size, int flags)
+__attribute__((visibility("default"))) ssize_t recv(int fd, void *buf, size_t n, int flags)
 {
     bool rpc = accepts_rpc && fd >= 0 && fd < rpc_end && rpc_peers[fd].inode != 0;
     struct zmtp *zmtp = rpc ? &rpc_peers[fd].zmtp : NULL;
 
     if (zmtp == NULL || zmtp->fault == NULL) {
-        ssize_t received = syscall(SYS_recvfrom, fd, bytes, size, flags, NULL, NULL);
-        if (received <= 0 || zmtp == NULL || zmtp_feed(zmtp, bytes, (size_t)received)) {
+        ssize_t received = syscall(SYS_recvfrom, fd, buf, n, flags, NULL, NULL);
+        if (received <= 0 || zmtp == NULL || zmtp_feed(zmtp, buf, (size_t)received)) {
             return received;
         }
         log_some(&cut, "cut", zmtp->fault);
