@@ -32,7 +32,7 @@ struct job {
     struct attn_problem problem;
     size_t workspace_bytes;
     uint64_t tiles;
-    double flops;
+    double flops; /* what all tiles cost, memory and padding counted in; a tile costs their mean */
     uint32_t group_key;
 
     /* The answer. A job that the I/O thread posts with error.status != WIRE_OK is not run: it only

@@ -25,11 +25,12 @@ struct plan {
     struct attn_problem problem; /* its addresses mean nothing */
     size_t workspace_bytes;
     uint64_t tiles;
-    double flops;
+    double flops; /* the cost: of what it computes, and of what that comes with */
     uint32_t group_key;
 };
 
-/* NULL with *error: the plan makes no sense, no family does it, or its scratch memory does not fit. */
+/* NULL with *error: the plan makes no sense, no family does it, its scratch memory does not fit, or one
+ * tile of it would keep everybody waiting too long. */
 struct plan *plan_create(
     const struct wire_plan *wire, struct backend *backend, struct wire_error *error);
 void plan_destroy(struct plan *plan); /* accepts NULL */

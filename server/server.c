@@ -5,9 +5,11 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sysexits.h>
+#include <unistd.h>
 
 #include <uv.h>
 
@@ -43,6 +45,7 @@ struct server {
     struct request_handler *requests;
     struct transport transport;
     struct gate gate;
+    bool gives_up; /* accepted requests are left */
 };
 
 static void stop_when_drained(struct server *server)
@@ -66,12 +69,20 @@ static void on_wake(uv_async_t *async)
     stop_when_drained(server);
 }
 
+/* Ends the drain, whatever is left. What ended just now has not been collected yet. */
+static void cut_drain(struct server *server, const char *why)
+{
+    request_collect(server->requests);
+    server->gives_up = server->sessions.in_flight > 0;
+    if (server->gives_up) {
+        log_warning("%s: %" PRIu32 " requests are given up", why, server->sessions.in_flight);
+    }
+    uv_stop(&server->loop);
+}
+
 static void on_drain_timeout(uv_timer_t *timer)
 {
-    struct server *server = timer->data;
-
-    log_warning("drain timeout: %" PRIu32 " requests are given up", server->sessions.in_flight);
-    uv_stop(&server->loop);
+    cut_drain(timer->data, "drain timeout");
 }
 
 static void on_signal(uv_signal_t *signal, int number)
@@ -79,9 +90,7 @@ static void on_signal(uv_signal_t *signal, int number)
     struct server *server = signal->data;
 
     if (server->sessions.draining) {
-        log_warning("second signal %d: %" PRIu32 " requests are given up", number,
-            server->sessions.in_flight);
-        uv_stop(&server->loop);
+        cut_drain(server, "second signal");
         return;
     }
     notify_stopping();
@@ -237,6 +246,14 @@ static void run(struct server *server)
     (void)uv_run(&server->loop, UV_RUN_DEFAULT);
 }
 
+/* The device may be in the middle of a launch, which nothing interrupts and finish() would wait for; so
+ * all that has a name is removed, and the rest is left to the end of the process. */
+static _Noreturn void leave(struct server *server)
+{
+    home_close(&server->home);
+    _exit(EXIT_FAILURE);
+}
+
 /* From wherever start() came to. The engine goes after its sources and before what it points at. */
 static void finish(struct server *server)
 {
@@ -274,6 +291,9 @@ static int serve(struct server *server)
         run(server);
         log_info("stopped: messages with wrong frames=%" PRIu64 ", replies not taken=%" PRIu64,
             server->transport.malformed, server->transport.unsent);
+        if (server->gives_up) {
+            leave(server);
+        }
     } else {
         log_error("cannot start, %s: %s", what, strerrordesc_np(errno));
     }

@@ -85,7 +85,7 @@ Test(plan, becomes_the_problem_it_describes)
     cr_expect_null(problem->dout.data);
     cr_expect_gt(plan->tiles, 0);
     cr_expect_gt(plan->workspace_bytes, 0);
-    cr_expect_float_eq(plan->flops, attn_flops(ATTN_FORWARD, problem), 0);
+    cr_expect_geq(plan->flops, attn_flops(ATTN_FORWARD, problem));
     plan_destroy(plan);
 }
 
@@ -190,4 +190,102 @@ Test(plan, writes_nothing_to_a_gradient_without_elements)
         cr_expect_eq(plan->problem.slopes.batch_stride, batch == 0 ? 1 : 0);
         plan_destroy(plan);
     }
+}
+
+/* Forward, one head of fp32, all rows of q, k and v in the same place: it takes few bytes to ask. */
+static void fill_long(struct wire_plan *plan, uint64_t queries, uint64_t keys, uint64_t dim)
+{
+    static const int64_t same[] = {0, 0, 0, 1};
+    const int64_t stride = (int64_t)dim;
+    *plan = (struct wire_plan){.direction = WIRE_FORWARD, .alignment = WIRE_BOTTOM_RIGHT};
+    set_tensor(plan, 0, WIRE_Q, 4, (uint64_t[]){1, queries, 1, dim}, same);
+    set_tensor(plan, 1, WIRE_K, 4, (uint64_t[]){1, keys, 1, dim}, same);
+    set_tensor(plan, 2, WIRE_V, 4, (uint64_t[]){1, keys, 1, dim}, same);
+    set_tensor(plan, 3, WIRE_OUT, 4, (uint64_t[]){1, queries, 1, dim},
+        (int64_t[]){(int64_t)(queries * dim), stride, stride, 1});
+}
+
+static void expect_too_long(const struct wire_plan *wire)
+{
+    struct wire_error error = {.status = WIRE_OK};
+    cr_expect_null(plan_create(wire, backend, &error));
+    cr_expect_eq(error.status, WIRE_RESOURCE_EXHAUSTED);
+    cr_expect_not_null(strstr(error.detail, "longest tile"), "%s", error.detail);
+    cr_expect_not_null(strstr(error.detail, "more than 1.37e+11"), "%s", error.detail);
+}
+
+Test(plan, a_tile_that_everybody_would_wait_for_is_refused)
+{
+    struct wire_plan wire;
+    fill_long(&wire, 128, UINT64_C(1) << 31, 128);
+    expect_too_long(&wire);
+    fill_long(&wire, 128, UINT64_C(1) << 20, 128);
+    plan_destroy(create(&wire));
+    fill_long(&wire, 128, UINT64_C(1) << 20, 256);
+    plan_destroy(create(&wire));
+    fill_long(&wire, 128, (UINT64_C(1) << 20) + 1, 256);
+    expect_too_long(&wire);
+}
+
+Test(plan, a_window_shortens_the_longest_tile)
+{
+    struct wire_plan wire;
+    fill_long(&wire, 128, UINT64_C(1) << 31, 128);
+    wire.has_window_left = true;
+    wire.window_left = 4096;
+    plan_destroy(create(&wire)); /* bottom-right: the last 128 and what is left of them */
+    wire.alignment = WIRE_TOP_LEFT;
+    expect_too_long(&wire);
+    wire.has_window_right = true;
+    plan_destroy(create(&wire));
+    wire.has_window_left = false;
+    plan_destroy(create(&wire));
+    wire.alignment = WIRE_BOTTOM_RIGHT;
+    expect_too_long(&wire);
+}
+
+/* Causal, and most queries come before the first key: the mean tile is short. */
+Test(plan, one_long_tile_among_many_empty_ones_counts)
+{
+    struct wire_plan wire;
+    fill_long(&wire, UINT64_C(1) << 30, UINT64_C(1) << 26, 8);
+    wire.has_window_right = true;
+    expect_too_long(&wire);
+}
+
+static double cost_of(const struct wire_plan *wire, uint64_t *tiles)
+{
+    struct plan *plan = create(wire);
+    double cost = plan->flops;
+    *tiles = plan->tiles;
+    plan_destroy(plan);
+    return cost;
+}
+
+Test(plan, work_without_scores_costs_what_it_touches)
+{
+    struct wire_plan wire;
+    uint64_t tiles = 0;
+    uint64_t more = 0;
+    fill_long(&wire, UINT64_C(1) << 20, 0, 128);
+    double cost = cost_of(&wire, &tiles);
+    cr_expect_geq(cost, 4.0 * 128 * (1 << 20)); /* the bytes of out */
+    cr_expect_gt(cost / (double)tiles, 1e5);
+    fill_long(&wire, UINT64_C(1) << 21, 0, 128);
+    cr_expect_float_eq(cost_of(&wire, &more), 2 * cost, 1e-3 * cost);
+    cr_expect_eq(more, 2 * tiles);
+}
+
+Test(plan, small_head_dims_and_windows_do_not_make_a_tile_free)
+{
+    struct wire_plan wire;
+    uint64_t tiles = 0;
+    fill_long(&wire, 1U << 22, 1U << 22, 1);
+    wire.has_window_left = true;
+    wire.has_window_right = true;
+    double cost = cost_of(&wire, &tiles);
+    cr_expect_eq(tiles, 1U << 15);
+    cr_expect_gt(cost / (double)tiles, 1e5);
+    fill_long(&wire, 1, 4096, 1); /* a lonely query takes the time of a whole panel */
+    cr_expect_geq(cost_of(&wire, &tiles), 16.0 * 16 * 4 * 4096);
 }

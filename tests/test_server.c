@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon.h"
@@ -164,6 +165,12 @@ Test(server, it_drains_accepted_requests_and_refuses_new_ones)
     cr_assert(daemon_stop(&daemon));
 }
 
+static void expect_nothing_left(const struct daemon *daemon)
+{
+    cr_expect_not(socket_exists(daemon, "gate.sock"));
+    cr_expect_not(socket_exists(daemon, "rpc.sock"));
+}
+
 Test(server, a_drain_ends_at_its_timeout)
 {
     static const char *const hasty[] = {"--threads=1", "--drain-timeout=1", NULL};
@@ -177,7 +184,89 @@ Test(server, a_drain_ends_at_its_timeout)
     raw_submission(&client, &request, 0, 1, 1, plan, raw_add_region(&client, RAW_REGION_BYTES));
     atomic_store(&client.page->lane[0].ready, 0);
     cr_assert(raw_post(&client, &request) && raw_stats(&client, &stats));
-    cr_expect_eq(daemon_end(&daemon, SIGTERM), 0);
+    int ended = daemon_end(&daemon, SIGTERM);
+    cr_expect(WIFEXITED(ended) && WEXITSTATUS(ended) == 1, "wait status %#x", (unsigned)ended);
+    expect_nothing_left(&daemon);
+    raw_close(&client);
+    cr_assert(daemon_stop(&daemon));
+}
+
+/* A call of one forward plan: all rows of q, k and v are the region's first, out is behind. */
+static void submit_long(
+    struct raw_client *client, uint64_t queries, uint64_t keys, uint64_t heads, uint64_t dim)
+{
+    struct wire_request request = {.kind = WIRE_ADD_PLAN};
+    struct wire_reply reply;
+    struct wire_stats stats;
+    const uint64_t row_bytes = dim * sizeof(float);
+    const int64_t across = (int64_t)dim;
+    raw_plan(&request.plan);
+    for (size_t t = 0; t < 4; t++) {
+        bool of_keys = t == 1 || t == 2;
+        request.plan.tensor[t] = (struct wire_tensor){.role = request.plan.tensor[t].role,
+            .dtype = WIRE_FP32,
+            .dims = 4,
+            .shape = {1, of_keys ? keys : queries, heads, dim},
+            .strides = {0, t == 3 ? across * (int64_t)heads : 0, t == 3 ? across : 0, 1}};
+    }
+    cr_assert(raw_call(client, &request, &reply));
+    cr_assert_eq(reply.kind, WIRE_REPLY_PLAN, "%s", reply.error.detail);
+    uint32_t region = raw_add_region(client, (queries * heads + 1) * row_bytes);
+    cr_assert_neq(region, 0);
+    raw_submission(client, &request, 0, 1, 1, reply.plan.plan, region);
+    for (size_t t = 0; t < 4; t++) {
+        request.submit.call[0].offset[t] = t == 3 ? row_bytes : 0;
+    }
+    cr_assert(raw_post(client, &request) && raw_stats(client, &stats));
+    for (int ms = 0; ms < 10000 && atomic_load(&client->page->lane[0].started) != 1; ms++) {
+        (void)usleep(1000);
+    }
+    cr_assert_eq(atomic_load(&client->page->lane[0].started), 1);
+}
+
+Test(server, clearing_much_memory_lets_others_through)
+{
+    struct daemon daemon;
+    struct raw_client large;
+    struct raw_client small;
+    struct wire_request request;
+    enum wire_status status;
+    cr_assert(daemon_start(&daemon, arguments));
+    cr_assert(raw_open(&large, daemon.directory) && raw_open(&small, daemon.directory));
+    uint32_t plan = raw_add_plan(&small);
+    uint32_t region = raw_add_region(&small, RAW_REGION_BYTES);
+    submit_long(&large, 1U << 20, 0, 1, 128);
+    raw_submission(&small, &request, 0, 1, 1, plan, region);
+    cr_assert(raw_post(&small, &request) && raw_wait(&small, 0, 1, &status));
+    cr_expect_eq(status, WIRE_OK);
+    /* Sliced, half a gigabyte takes many launches, and the small call joins one of the next. */
+    cr_expect_neq(atomic_load(&large.page->lane[0].done), 1);
+    cr_assert(raw_wait(&large, 0, 1, &status));
+    cr_expect_eq(status, WIRE_OK);
+    raw_close(&small);
+    raw_close(&large);
+    cr_assert(daemon_stop(&daemon));
+}
+
+Test(server, a_drain_does_not_wait_for_a_long_tile)
+{
+    static const char *const hasty[] = {"--threads=1", "--drain-timeout=1", NULL};
+    struct daemon daemon;
+    struct raw_client client;
+    struct timespec from;
+    struct timespec to;
+    cr_assert(daemon_start(&daemon, hasty));
+    cr_assert(raw_open(&client, daemon.directory));
+    submit_long(&client, 128, 1U << 20, 16, 256);
+    (void)clock_gettime(CLOCK_MONOTONIC, &from);
+    int ended = daemon_end(&daemon, SIGTERM);
+    (void)clock_gettime(CLOCK_MONOTONIC, &to);
+    double seconds = (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec);
+    cr_expect(WIFEXITED(ended) && WEXITSTATUS(ended) == 1, "wait status %#x", (unsigned)ended);
+    cr_expect_leq(seconds, 3.0);
+    cr_expect(raw_gate_ends(&client));
+    expect_nothing_left(&daemon);
+    cr_assert(daemon_restart(&daemon, hasty));
     raw_close(&client);
     cr_assert(daemon_stop(&daemon));
 }
