@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #define BLOCK_BYTES 512 /* the unit of st_blocks */
+#define NO_MEMFD "the descriptor is no memfd of ordinary pages (a regular file on tmpfs)"
 #define NEEDED_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 static bool check_kind(int fd, struct stat *status, struct wire_error *error)
@@ -23,8 +24,7 @@ static bool check_kind(int fd, struct stat *status, struct wire_error *error)
             strerrordesc_np(errno));
     }
     if (!S_ISREG(status->st_mode) || filesystem.f_type != TMPFS_MAGIC) {
-        return wire_fail(error, WIRE_UNSUPPORTED_MEMORY,
-            "the descriptor is no memfd of ordinary pages (a regular file on tmpfs)");
+        return wire_fail(error, WIRE_UNSUPPORTED_MEMORY, NO_MEMFD);
     }
     int mode = fcntl(fd, F_GETFL);
     if (mode < 0 || (mode & O_ACCMODE) != O_RDWR) {
@@ -34,7 +34,7 @@ static bool check_kind(int fd, struct stat *status, struct wire_error *error)
     return true;
 }
 
-static bool check_seals(int fd, struct wire_error *error)
+static bool check_seals(int seals, struct wire_error *error)
 {
     static const struct {
         int seal;
@@ -45,11 +45,6 @@ static bool check_seals(int fd, struct wire_error *error)
         {F_SEAL_SEAL, "F_SEAL_SEAL"},
     };
 
-    int seals = fcntl(fd, F_GET_SEALS);
-
-    if (seals < 0) {
-        return wire_fail(error, WIRE_UNSUPPORTED_MEMORY, "the descriptor's file has no seals");
-    }
     for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
         if (!(seals & needed[i].seal)) {
             return wire_fail(
@@ -100,8 +95,16 @@ bool sealed_check(int fd, uint64_t bytes, struct wire_error *error)
 {
     struct stat status;
 
-    /* Seals first: only under them do size and blocks stay what they are. */
-    if (!check_kind(fd, &status, error) || !check_seals(fd, error)) {
+    /* Seals first: only under them do size and blocks stay what they are, and whether a file has them
+     * is answered without its file system, which may be one that never answers. */
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (seals < 0) {
+        return errno == EINVAL
+                   ? wire_fail(error, WIRE_UNSUPPORTED_MEMORY, NO_MEMFD)
+                   : wire_fail(error, WIRE_UNSUPPORTED_MEMORY,
+                         "the descriptor cannot be examined: %s", strerrordesc_np(errno));
+    }
+    if (!check_kind(fd, &status, error) || !check_seals(seals, error)) {
         return false;
     }
     if (fstat(fd, &status) != 0 || (uint64_t)status.st_size != bytes) {

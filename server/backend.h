@@ -1,8 +1,9 @@
 /*
  * What the daemon needs of a device: see shared memory, run groups of problems, say when they are done.
  *
- * A backend embeds struct backend as its first member. map and unmap are called on the I/O thread,
- * submit and poll on the engine thread, the rest while neither runs.
+ * A backend embeds struct backend as its first member. map is called on the I/O thread, submit and
+ * poll on the engine thread, unmap on the reaper's, all three at the same time; the rest while none
+ * runs.
  */
 #pragma once
 

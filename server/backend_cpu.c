@@ -14,6 +14,8 @@
 /* Only until the first groups have been measured. */
 #define FIRST_GUESS_FLOPS_PER_WORKER 1e10
 
+#define UNMAP_BYTES (UINT64_C(16) << 20) /* at a time */
+
 struct cpu {
     struct backend backend;
     struct pool *pool;   /* owned */
@@ -45,6 +47,11 @@ static bool map_region(
 static void unmap_region(struct backend *backend, void *base, uint64_t bytes)
 {
     (void)backend;
+    /* Whoever maps something waits while pages are let go, so it is done in small parts. */
+    for (uint64_t at = 0; at < bytes; at += UNMAP_BYTES) {
+        uint64_t left = bytes - at;
+        (void)madvise((char *)base + at, left < UNMAP_BYTES ? left : UNMAP_BYTES, MADV_DONTNEED);
+    }
     munmap(base, bytes);
 }
 

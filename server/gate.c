@@ -1,6 +1,7 @@
 #include "gate.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 #define PACKETS_PER_TURN 8 /* of one connection; then others get their turn */
 #define REPLY_BYTES 1024   /* no reply of the gate comes near */
 #define MAX_DESCRIPTORS 4  /* taken out of one packet, to be closed if they are too many */
+#define MAX_FOREIGN 64     /* descriptors of one user that are no memory and not yet closed */
 #define SPARE_CONNECTIONS 64
 #define SPARE_CONNECTIONS_PER_UID 16 /* such as have no session and learn why */
 
@@ -87,7 +89,7 @@ static void take_descriptors(struct msghdr *message, struct packet *packet)
 }
 
 /* 1: a packet; 0: none there; -1: the connection is over. */
-static int receive(int fd, struct packet *packet)
+static int receive(const struct connection *connection, struct packet *packet)
 {
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(MAX_DESCRIPTORS * sizeof(int))];
     struct iovec part = {packet->bytes, sizeof(packet->bytes)};
@@ -97,8 +99,13 @@ static int receive(int fd, struct packet *packet)
         .msg_controllen = sizeof(control)};
     ssize_t size = 0;
 
+    if (reaper_weight(connection->gate->closer, connection->peer.uid) >= MAX_FOREIGN) {
+        /* With no room for them the system lets them go by itself, and that waits for nobody. */
+        message.msg_control = NULL;
+        message.msg_controllen = 0;
+    }
     do {
-        size = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        size = recvmsg(connection->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     } while (size < 0 && errno == EINTR);
     if (size < 0) {
         return errno == EAGAIN ? 0 : -1;
@@ -155,7 +162,8 @@ static bool check_descriptors(
 {
     if (packet->descriptors_cut) {
         return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
-            "descriptors were lost: more than %d were sent, or the daemon has none left",
+            "descriptors were lost: more than %d were sent, the daemon has none left, or too many "
+            "of yours that are no memory wait to be closed",
             MAX_DESCRIPTORS);
     }
     if (packet->descriptors != wanted) {
@@ -213,6 +221,19 @@ static bool send_reply(int fd, const struct wire_gate_reply *reply)
     return size > 0 && send(fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size;
 }
 
+/* Closing one may free gigabytes of memory, or ask a file system whose server never answers: on this
+ * thread neither. Only memory has seals, and asking for them asks no file system. */
+static void let_go(const struct connection *connection, int fd)
+{
+    const struct gate *gate = connection->gate;
+
+    if (fcntl(fd, F_GET_SEALS) >= 0) {
+        reaper_close(gate->sessions->options.reaper, connection->peer.uid, 0, fd);
+    } else {
+        reaper_close(gate->closer, connection->peer.uid, 1, fd);
+    }
+}
+
 static bool handle_packet(struct connection *connection, const struct packet *packet)
 {
     struct wire_gate_reply reply = {0};
@@ -224,7 +245,7 @@ static bool handle_packet(struct connection *connection, const struct packet *pa
             wire_status_name(reply.error.status), reply.error.detail);
     }
     for (unsigned i = 0; i < packet->descriptors; i++) {
-        (void)close(packet->descriptor[i]);
+        let_go(connection, packet->descriptor[i]);
     }
     return send_reply(connection->fd, &reply);
 }
@@ -236,7 +257,7 @@ static void on_packets(uv_poll_t *poll, int status, int events)
 
     (void)events;
     for (int i = 0; i < PACKETS_PER_TURN; i++) {
-        int received = status < 0 ? -1 : receive(connection->fd, &packet);
+        int received = status < 0 ? -1 : receive(connection, &packet);
         if (received == 0) {
             return;
         }
@@ -352,9 +373,10 @@ static int listen_at(const char *path)
     return fd;
 }
 
-bool gate_open(struct gate *gate, uv_loop_t *loop, const char *path, struct session_table *sessions)
+bool gate_open(struct gate *gate, uv_loop_t *loop, const char *path, struct session_table *sessions,
+    struct reaper *closer)
 {
-    *gate = (struct gate){.sessions = sessions, .listener = listen_at(path)};
+    *gate = (struct gate){.sessions = sessions, .closer = closer, .listener = listen_at(path)};
     list_init(&gate->connections);
     if (gate->listener < 0) {
         return false;

@@ -12,10 +12,12 @@
 #include <uv.h>
 
 #include "list.h"
+#include "reaper.h"
 #include "session.h"
 
 struct gate {
     struct session_table *sessions; /* borrowed */
+    struct reaper *closer;          /* borrowed; for descriptors that are no sealed memory */
     int listener;                   /* descriptor; -1: closed */
     uv_poll_t poll;
     struct list connections;
@@ -23,8 +25,8 @@ struct gate {
 };
 
 /* false: errno says why, and nothing is left open. */
-bool gate_open(
-    struct gate *gate, uv_loop_t *loop, const char *path, struct session_table *sessions);
+bool gate_open(struct gate *gate, uv_loop_t *loop, const char *path, struct session_table *sessions,
+    struct reaper *closer);
 
 /* Closes all connections and with them their sessions. The struct must stay until the loop has run
  * its closing callbacks. Accepts what gate_open() failed on. */

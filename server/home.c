@@ -33,10 +33,14 @@ static bool take_lock(struct home *home, const char *directory, struct wire_erro
     char path[HOME_PATH_BYTES];
 
     (void)snprintf(path, sizeof(path), "%s/attnd.lock", directory);
-    home->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
-    if (home->lock < 0) {
-        return wire_fail(
+    home->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    /* Whoever may open it may lock it and so keep the next daemon from starting. */
+    if (home->lock < 0 || fchmod(home->lock, 0600) != 0) {
+        (void)wire_fail(
             error, WIRE_INVALID_ARGUMENT, "%s cannot be opened: %s", path, strerrordesc_np(errno));
+        (void)close(home->lock);
+        home->lock = -1;
+        return false;
     }
     if (flock(home->lock, LOCK_EX | LOCK_NB) != 0) {
         int code = errno;

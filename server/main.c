@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sysexits.h>
+#include <unistd.h>
 
 #include "config.h"
 #include "server.h"
@@ -85,6 +86,7 @@ int main(int argc, char **argv)
     struct command_line line = {0};
     struct config config;
     char message[CONFIG_MESSAGE_BYTES];
+    pid_t parent = getppid();
 
     parse_command_line(argc, argv, &line);
     int status = configure(&config, &line, message);
@@ -94,6 +96,9 @@ int main(int argc, char **argv)
     }
     if (line.stop_with_parent) {
         (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
+        if (getppid() != parent) {
+            return 0; /* it ended before that could be said */
+        }
     }
     return server_run(&config);
 }

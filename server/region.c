@@ -3,15 +3,23 @@
 #include <assert.h>
 #include <stdlib.h>
 
-static void unmap(struct region *region)
+/* On the reaper's thread. */
+static void unmap(struct reaper_task *task)
+{
+    struct region *region = (struct region *)(void *)task;
+
+    region->backend->ops->unmap(region->backend, region->base, region->bytes);
+    free(region);
+}
+
+static void let_go(struct region *region)
 {
     struct region_set *set = region->set;
 
-    set->backend->ops->unmap(set->backend, region->base, region->bytes);
     set->count--;
     set->bytes -= region->bytes;
     list_remove(&region->node);
-    free(region);
+    reaper_give(set->reaper, &region->task);
 }
 
 static uint32_t free_number(const struct region_set *set)
@@ -24,9 +32,10 @@ static uint32_t free_number(const struct region_set *set)
     return 0;
 }
 
-bool region_set_init(struct region_set *set, struct backend *backend, uint32_t limit)
+bool region_set_init(struct region_set *set, struct backend *backend, struct reaper *reaper,
+    uint32_t uid, uint32_t limit)
 {
-    *set = (struct region_set){.backend = backend, .limit = limit};
+    *set = (struct region_set){.backend = backend, .reaper = reaper, .uid = uid, .limit = limit};
     list_init(&set->all);
     set->number = calloc(limit, sizeof(struct region *));
     return set->number != NULL;
@@ -38,7 +47,7 @@ void region_set_finish(struct region_set *set)
         return;
     }
     list_for_each(node, &set->all) {
-        unmap(list_entry(node, struct region, node));
+        let_go(list_entry(node, struct region, node));
     }
     free(set->number);
     set->number = NULL;
@@ -61,6 +70,8 @@ uint32_t region_add(struct region_set *set, int fd, uint64_t bytes, struct wire_
         free(region);
         return 0;
     }
+    region->task = (struct reaper_task){.uid = set->uid, .weight = bytes, .work = unmap};
+    region->backend = set->backend;
     region->set = set;
     region->bytes = bytes;
     region->references = 1;
@@ -104,6 +115,6 @@ void region_release(struct region *region)
 {
     assert(region->references > 0);
     if (--region->references == 0) {
-        unmap(region);
+        let_go(region);
     }
 }

@@ -281,7 +281,7 @@ static void collect(void *handler)
 
 uint32_t request_max_jobs(const struct session_options *options)
 {
-    return options->limits.in_flight * options->max_sessions;
+    return options->limits.in_flight * session_slots(options);
 }
 
 struct request_handler *request_handler_create(

@@ -20,6 +20,7 @@
 #include "home.h"
 #include "log.h"
 #include "notify.h"
+#include "reaper.h"
 #include "request.h"
 #include "session.h"
 #include "transport.h"
@@ -41,6 +42,8 @@ struct server {
     uv_timer_t drain;
     struct backend *backend;
     struct engine *engine;
+    struct reaper *reaper; /* memory */
+    struct reaper *closer; /* descriptors that may be anything: one can hold it up for ever */
     struct session_table sessions;
     struct request_handler *requests;
     struct transport transport;
@@ -150,6 +153,7 @@ static struct session_options session_options_of(const struct server *server)
 
     return (struct session_options){
         .backend = server->backend,
+        .reaper = server->reaper,
         .max_sessions = (uint32_t)config->max_sessions,
         .max_sessions_per_uid = (uint32_t)sessions_per_uid(config),
         .region_bytes_per_uid = config->region_bytes_per_uid,
@@ -167,7 +171,7 @@ static bool start_engine(struct server *server)
     struct engine_options options = {
         .backend = server->backend,
         .max_jobs = request_max_jobs(&sessions),
-        .max_sessions = sessions.max_sessions,
+        .max_sessions = session_slots(&sessions),
         .group_budget_ns = GROUP_BUDGET_NS,
         .wake = wake,
         .wake_context = &server->wake,
@@ -221,7 +225,9 @@ static bool start(struct server *server, const char **what)
     }
     *what = "threads or memory for the device";
     server->backend = backend_cpu_create((unsigned)config->threads, config->workspace_bytes);
-    if (server->backend == NULL) {
+    server->reaper = reaper_create("attnd-reaper");
+    server->closer = reaper_create("attnd-closer");
+    if (server->backend == NULL || server->reaper == NULL || server->closer == NULL) {
         return false;
     }
     *what = "threads or memory for the engine";
@@ -234,7 +240,8 @@ static bool start(struct server *server, const char **what)
         return false;
     }
     *what = server->home.gate_path;
-    return gate_open(&server->gate, &server->loop, server->home.gate_path, &server->sessions);
+    return gate_open(
+        &server->gate, &server->loop, server->home.gate_path, &server->sessions, server->closer);
 }
 
 static void run(struct server *server)
@@ -272,7 +279,12 @@ static void finish(struct server *server)
     (void)left;
     request_handler_destroy(server->requests);
     session_table_finish(&server->sessions);
-    if (server->backend != NULL) {
+    bool closed = reaper_destroy(server->closer);
+    bool unmapped = reaper_destroy(server->reaper);
+    if (!closed || !unmapped) {
+        log_warning("%s is left to the system", unmapped ? "closing descriptors" : "unmapping");
+    }
+    if (server->backend != NULL && unmapped) {
         server->backend->ops->destroy(server->backend);
     }
 }

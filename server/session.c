@@ -11,22 +11,25 @@
 
 #include "log.h"
 
-static uint32_t sessions_of(const struct session_table *table, uint32_t uid)
+/* Of that user, in that state. */
+static uint32_t count_sessions(
+    const struct session_table *table, uint32_t uid, enum session_state state)
 {
     uint32_t count = 0;
 
-    for (uint32_t i = 0; i < table->options.max_sessions; i++) {
+    for (uint32_t i = 0; i < session_slots(&table->options); i++) {
         const struct session *session = &table->session[i];
-        count += session->state != SESSION_FREE && session->uid == uid;
+        count += session->state == state && session->uid == uid;
     }
     return count;
 }
 
+/* Also what was dropped, until it is really unmapped. */
 static uint64_t region_bytes_of(const struct session_table *table, uint32_t uid)
 {
-    uint64_t bytes = 0;
+    uint64_t bytes = reaper_weight(table->options.reaper, uid);
 
-    for (uint32_t i = 0; i < table->options.max_sessions; i++) {
+    for (uint32_t i = 0; i < session_slots(&table->options); i++) {
         const struct session *session = &table->session[i];
         bytes += session->state != SESSION_FREE && session->uid == uid ? session->regions.bytes : 0;
     }
@@ -35,7 +38,7 @@ static uint64_t region_bytes_of(const struct session_table *table, uint32_t uid)
 
 static struct session *free_slot(struct session_table *table)
 {
-    for (uint32_t i = 0; i < table->options.max_sessions; i++) {
+    for (uint32_t i = 0; i < session_slots(&table->options); i++) {
         if (table->session[i].state == SESSION_FREE) {
             return &table->session[i];
         }
@@ -54,12 +57,23 @@ static bool may_open(const struct session_table *table, const struct wire_gate_r
     if (table->draining) {
         return wire_fail(error, WIRE_DRAINING, "the daemon is shutting down");
     }
-    uint32_t count = sessions_of(table, uid);
+    if (table->open >= table->options.max_sessions) {
+        return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
+            "the daemon has %" PRIu32 " sessions, as many as it may", table->options.max_sessions);
+    }
+    uint32_t count = count_sessions(table, uid, SESSION_OPEN);
     if (count >= table->options.max_sessions_per_uid) {
         return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
             "user %" PRIu32 " has %" PRIu32 " sessions, as many as one may", uid, count);
     }
     return true;
+}
+
+/* Closing sessions take none of the room of open ones, but a user may leave only so many behind. */
+static struct session *find_slot(struct session_table *table, uint32_t uid)
+{
+    return count_sessions(table, uid, SESSION_CLOSING) < SESSION_SPARE_SLOTS ? free_slot(table)
+                                                                             : NULL;
 }
 
 static bool make_token(uint8_t token[WIRE_TOKEN_BYTES])
@@ -97,8 +111,8 @@ static bool fill(
     const struct wire_limits *limits = &table->options.limits;
 
     session->plan = calloc(limits->plans, sizeof(struct plan *));
-    if (session->plan == NULL ||
-        !region_set_init(&session->regions, table->options.backend, limits->regions)) {
+    if (session->plan == NULL || !region_set_init(&session->regions, table->options.backend,
+                                     table->options.reaper, session->uid, limits->regions)) {
         return wire_fail(error, WIRE_RESOURCE_EXHAUSTED, "the daemon is out of memory");
     }
     if (!make_token(session->token)) {
@@ -148,16 +162,21 @@ static void count_job(struct session_counters *counters, const struct job *job)
     }
 }
 
+uint32_t session_slots(const struct session_options *options)
+{
+    return options->max_sessions + SESSION_SPARE_SLOTS;
+}
+
 bool session_table_init(struct session_table *table, const struct session_options *options)
 {
     *table = (struct session_table){.options = *options, .next_id = 1, .started_ns = uv_hrtime()};
-    table->session = calloc(options->max_sessions, sizeof(struct session));
+    table->session = calloc(session_slots(options), sizeof(struct session));
     return table->session != NULL;
 }
 
 void session_table_finish(struct session_table *table)
 {
-    for (uint32_t i = 0; table->session != NULL && i < table->options.max_sessions; i++) {
+    for (uint32_t i = 0; table->session != NULL && i < session_slots(&table->options); i++) {
         release_memory(&table->session[i], table->options.limits.plans);
     }
     free(table->session);
@@ -170,10 +189,15 @@ struct session *session_open(struct session_table *table, const struct wire_gate
     if (!may_open(table, request, uid, error)) {
         return NULL;
     }
-    struct session *session = free_slot(table);
+    struct session *session = find_slot(table, uid);
+    if (session == NULL) {
+        /* The engine may be done with some, and nobody has noticed yet. */
+        table->collect(table->collect_context);
+        session = find_slot(table, uid);
+    }
     if (session == NULL) {
         (void)wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
-            "the daemon has %" PRIu32 " sessions, as many as it may", table->options.max_sessions);
+            "requests of ended sessions are still running and leave no place for another");
         return NULL;
     }
     *session = (struct session){
@@ -248,7 +272,7 @@ uint32_t session_add_region(struct session_table *table, struct session *session
  * virtual, gcc -O2). With thousands of busy sessions a table by the peer's key would be due. */
 struct session *session_of_peer(struct session_table *table, const struct transport_peer *peer)
 {
-    for (uint32_t i = 0; i < table->options.max_sessions; i++) {
+    for (uint32_t i = 0; i < session_slots(&table->options); i++) {
         struct session *session = &table->session[i];
         if (session->bound && transport_peer_equal(&session->peer, peer)) {
             return session;
@@ -262,7 +286,7 @@ struct session *session_bind(struct session_table *table, const struct transport
 {
     struct session *session = NULL;
 
-    for (uint32_t i = 0; i < table->options.max_sessions; i++) {
+    for (uint32_t i = 0; i < session_slots(&table->options); i++) {
         if (table->session[i].state == SESSION_OPEN && table->session[i].id == id) {
             session = &table->session[i];
         }
@@ -342,7 +366,7 @@ void session_stats(
     stats->session.region_bytes = session->regions.bytes;
     stats->session.plans = session->plans;
     stats->session.in_flight = session->in_flight;
-    for (uint32_t i = 0; i < table->options.max_sessions; i++) {
+    for (uint32_t i = 0; i < session_slots(&table->options); i++) {
         const struct session *other = &table->session[i];
         if (other->state != SESSION_FREE) {
             stats->daemon.regions += other->regions.count;

@@ -2,8 +2,8 @@
  * Sessions: what the daemon knows of each client, in a fixed number of slots.
  *
  * A slot goes open -> closing -> free: closing lasts until the engine no longer refers to it, and
- * only then is its memory unmapped and the slot used again. I/O thread only. Knows neither the gate's
- * connections nor messages: gate.c opens and closes sessions, request.c works for them.
+ * only then is its memory given to the reaper and the slot used again. I/O thread only. Knows neither
+ * the gate's connections nor messages: gate.c opens and closes sessions, request.c works for them.
  */
 #pragma once
 
@@ -14,9 +14,12 @@
 #include "engine.h"
 #include "page.h"
 #include "plan.h"
+#include "reaper.h"
 #include "region.h"
 #include "transport.h"
 #include "wire.h"
+
+#define SESSION_SPARE_SLOTS 64 /* for closing sessions, so that others may open */
 
 enum session_state {
     SESSION_FREE,
@@ -51,6 +54,7 @@ struct session {
 struct session_options {
     struct backend *backend; /* borrowed */
     struct engine *engine;   /* borrowed */
+    struct reaper *reaper;   /* borrowed; unmaps regions */
     uint32_t max_sessions;
     uint32_t max_sessions_per_uid;
     uint64_t region_bytes_per_uid;
@@ -59,7 +63,7 @@ struct session_options {
 
 struct session_table {
     struct session_options options;
-    struct session *session; /* owned; options.max_sessions slots */
+    struct session *session; /* owned; session_slots() of them */
     uint32_t open;           /* sessions */
     uint32_t next_id;
     uint32_t in_flight; /* of all sessions */
@@ -71,6 +75,9 @@ struct session_table {
     void (*collect)(void *context);
     void *collect_context;
 };
+
+/* Open and closing sessions: numbers of slots are below. */
+uint32_t session_slots(const struct session_options *options);
 
 bool session_table_init(struct session_table *table, const struct session_options *options);
 

@@ -1,14 +1,22 @@
 /* The real daemon's gate against clients that misuse it: a status and a sentence, and it goes on. */
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/sysinfo.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon.h"
 #include "raw_client.h"
 #include "sealed.h"
+
+#define LARGE_REGION (UINT64_C(2) << 30)
+#define STATS_SECONDS 0.2 /* below what freeing so much takes */
 
 static struct daemon daemon_;
 static struct raw_client client;
@@ -251,4 +259,111 @@ Test(gate, a_client_that_reads_no_replies_loses_its_session)
         alive = raw_gate_send(&client, bytes, sizeof bytes, NULL, 0);
     }
     cr_expect_not(alive, "the daemon kept a client that never reads");
+}
+
+/* How many descriptors the daemon has open. */
+static int open_descriptors(void)
+{
+    char path[64];
+    int count = 0;
+    (void)snprintf(path, sizeof path, "/proc/%d/fd", (int)daemon_.pid);
+    DIR *directory = opendir(path);
+    cr_assert_not_null(directory);
+    while (readdir(directory) != NULL) {
+        count++;
+    }
+    (void)closedir(directory);
+    return count;
+}
+
+Test(gate, no_descriptor_stays_open)
+{
+    static const uint8_t garbage[16] = {0xff};
+    struct wire_gate_request request = {.kind = WIRE_GATE_ADD_REGION, .bytes = 4096};
+    struct wire_gate_reply reply;
+    int ends[2];
+    cr_assert_eq(pipe(ends), 0);
+    int kinds[] = {sealed_create("region", 4096), ends[0], ends[1], open("/dev/null", O_RDWR)};
+    open_session();
+    int before = open_descriptors();
+    for (int round = 0; round < 100; round++) {
+        cr_assert(raw_gate_call(&client, &request, kinds, 1 + (size_t)round % 4, &reply));
+        cr_assert(raw_gate_send(&client, garbage, sizeof garbage, kinds, 4));
+        cr_assert(raw_gate_receive(&client, &reply));
+        cr_expect_neq(reply.error.status, WIRE_OK);
+    }
+    for (int tries = 0; tries < 5000 && open_descriptors() > before; tries++) {
+        (void)usleep(1000);
+    }
+    cr_expect_leq(open_descriptors(), before);
+}
+
+Test(gate, a_session_that_was_closed_takes_no_room)
+{
+    static const char *const one[] = {"--threads=1", "--max-sessions=1", NULL};
+    raw_close(&client);
+    (void)daemon_end(&daemon_, SIGTERM);
+    cr_assert(daemon_restart(&daemon_, one));
+    for (int round = 0; round < 300; round++) {
+        struct wire_gate_reply reply;
+        cr_assert(raw_connect(&client, daemon_.directory));
+        cr_assert(raw_open_session(&client, &reply));
+        cr_assert_eq(reply.error.status, WIRE_OK, "round %d: %s", round, reply.error.detail);
+        raw_close_gate(&client);
+        raw_close(&client);
+    }
+    cr_assert(raw_connect(&client, daemon_.directory));
+}
+
+static double seconds(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+/* The time of the slowest of the calls of get_stats within a second. */
+static double slowest_stats(struct raw_client *asker)
+{
+    double slowest = 0;
+    double last = seconds();
+    for (double end = last + 1; last < end;) {
+        struct wire_stats stats;
+        cr_assert(raw_stats(asker, &stats));
+        double now = seconds();
+        slowest = now - last > slowest ? now - last : slowest;
+        last = now;
+    }
+    return slowest;
+}
+
+Test(gate, unmapping_much_memory_holds_nobody_up)
+{
+    static const char *const large[] = {"--threads=1", "--region-bytes=8G", NULL};
+    struct wire_gate_request request = {.kind = WIRE_GATE_ADD_REGION, .bytes = LARGE_REGION};
+    struct wire_gate_reply reply;
+    struct sysinfo info;
+    struct raw_client asker;
+    cr_assert_eq(sysinfo(&info), 0);
+    if (info.freeram * info.mem_unit < 2 * LARGE_REGION) {
+        cr_skip_test("too little memory is free");
+    }
+    raw_close(&client);
+    (void)daemon_end(&daemon_, SIGTERM);
+    cr_assert(daemon_restart(&daemon_, large));
+    cr_assert(raw_open(&asker, daemon_.directory));
+    cr_assert(raw_connect(&client, daemon_.directory));
+    open_session();
+    int fd = sealed_create("large", LARGE_REGION);
+    cr_assert(fd >= 0);
+    cr_assert(raw_gate_call(&client, &request, &fd, 1, &reply));
+    cr_assert_eq(reply.error.status, WIRE_OK, "%s", reply.error.detail);
+    double before = slowest_stats(&asker);
+    (void)close(fd); /* the daemon's mapping is what is left of it */
+    (void)usleep(100000);
+    raw_close_gate(&client);
+    double during = slowest_stats(&asker);
+    cr_expect_lt(
+        during, before + STATS_SECONDS, "%.1f ms, and %.1f before", during * 1e3, before * 1e3);
+    raw_close(&asker);
 }

@@ -1,14 +1,19 @@
 /* Regions with a backend that only counts: numbers, references, limits. */
 #include <criterion/criterion.h>
+#include <pthread.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "region.h"
+
+#define UID 7
 
 struct counting {
     struct backend backend; /* first */
     unsigned mapped;
     uint64_t bytes;
     bool refuse;
+    pthread_t unmapper;
 };
 
 static bool map(
@@ -29,6 +34,7 @@ static void unmap(struct backend *backend, void *base, uint64_t bytes)
 {
     struct counting *counting = (struct counting *)backend;
     cr_assert_eq(base, counting);
+    counting->unmapper = pthread_self();
     counting->mapped--;
     counting->bytes -= bytes;
 }
@@ -37,16 +43,28 @@ static const struct backend_ops ops = {.map = map, .unmap = unmap};
 
 static struct counting counting = {.backend = {.ops = &ops}};
 static struct region_set set;
+static struct reaper *reaper;
 static struct wire_error error;
 
 static void start(void)
 {
-    cr_assert(region_set_init(&set, &counting.backend, 3));
+    reaper = reaper_create("test");
+    cr_assert_not_null(reaper);
+    cr_assert(region_set_init(&set, &counting.backend, reaper, UID, 3));
+}
+
+static void wait_for_reaper(void)
+{
+    for (int tries = 0; tries < 10000 && reaper_weight(reaper, UID) != 0; tries++) {
+        (void)usleep(1000);
+    }
+    cr_assert_eq(reaper_weight(reaper, UID), 0);
 }
 
 static void stop(void)
 {
     region_set_finish(&set);
+    cr_assert(reaper_destroy(reaper));
     cr_assert_eq(counting.mapped, 0);
     cr_assert_eq(counting.bytes, 0);
 }
@@ -67,12 +85,14 @@ Test(region, is_unmapped_after_the_last_use_and_not_before)
     cr_expect_eq(counting.mapped, 1);
     cr_expect_eq(set.bytes, 100);
     region_release(region);
-    cr_expect_eq(counting.mapped, 0);
     cr_expect_eq(set.bytes, 0);
+    wait_for_reaper();
+    cr_expect_eq(counting.mapped, 0);
+    cr_expect_not(pthread_equal(counting.unmapper, pthread_self()));
     cr_expect_eq(set.count, 0);
 }
 
-Test(region, counts_towards_the_limit_until_it_is_unmapped)
+Test(region, counts_towards_the_limit_until_nobody_uses_it)
 {
     uint32_t number[3];
     for (uint32_t i = 0; i < 3; i++) {
@@ -113,5 +133,6 @@ Test(region, finishing_unmaps_what_is_still_used)
     region_acquire(region_find(&set, region_add(&set, 0, 7, &error)));
     (void)region_add(&set, 0, 8, &error);
     region_set_finish(&set);
+    wait_for_reaper();
     cr_expect_eq(counting.mapped, 0);
 }

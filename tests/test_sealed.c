@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -136,6 +137,7 @@ Test(sealed, what_is_no_memfd_is_refused)
     expect_refused(-1, BYTES, WIRE_UNSUPPORTED_MEMORY, "cannot be examined");
     cr_assert_eq(pipe(ends), 0);
     expect_refused(ends[0], BYTES, WIRE_UNSUPPORTED_MEMORY, "no memfd");
+    expect_refused(socket(AF_UNIX, SOCK_STREAM, 0), BYTES, WIRE_UNSUPPORTED_MEMORY, "no memfd");
     expect_refused(open("/dev/null", O_RDWR), BYTES, WIRE_UNSUPPORTED_MEMORY, "no memfd");
     expect_refused(open("/proc/self/exe", O_RDONLY), BYTES, WIRE_UNSUPPORTED_MEMORY, "no memfd");
     expect_refused(open("/dev/shm", O_RDONLY), BYTES, WIRE_UNSUPPORTED_MEMORY, "no memfd");
