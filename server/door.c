@@ -8,7 +8,6 @@
 #include <stdint.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -31,9 +30,9 @@ static struct {
 } door = {.mutex = PTHREAD_MUTEX_INITIALIZER, .reserve = -1};
 
 /* A connection of the requests' socket, at the number of its descriptor. libzmq closes it without a
- * word, so what is here may be out of date: the inode tells. */
+ * word, so what is here may be out of date: the cookie tells. */
 struct rpc_peer {
-    ino_t inode; /* 0: none */
+    uint64_t cookie; /* 0: none */
     uid_t uid;
     struct zmtp zmtp;
 };
@@ -86,11 +85,13 @@ static bool peer_is_allowed(int fd, const struct ucred *peer)
     return false;
 }
 
-static ino_t inode_of(int fd)
+/* The kernel's number of a socket, which no other socket ever has; 0: it is none. */
+static uint64_t cookie_of(int fd)
 {
-    struct stat status;
+    uint64_t cookie = 0;
+    socklen_t size = sizeof(cookie);
 
-    return fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode) ? status.st_ino : 0;
+    return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) == 0 ? cookie : 0;
 }
 
 /* Whether the descriptor is still that connection, and its peer has not hung up. */
@@ -98,7 +99,7 @@ static bool is_connected(int fd, const struct rpc_peer *peer)
 {
     struct pollfd state = {.fd = fd};
 
-    return inode_of(fd) == peer->inode && poll(&state, 1, 0) <= 0;
+    return cookie_of(fd) == peer->cookie && poll(&state, 1, 0) <= 0;
 }
 
 /* The connections of a user, up to the most it may have. Asking the kernel for each is only worth
@@ -109,7 +110,7 @@ static uint64_t count_rpc(uid_t uid, bool ask)
 
     for (int fd = 0; fd < rpc_end && count < door.rpc_per_uid; fd++) {
         const struct rpc_peer *peer = &rpc_peers[fd];
-        count += peer->inode != 0 && peer->uid == uid && (!ask || is_connected(fd, peer));
+        count += peer->cookie != 0 && peer->uid == uid && (!ask || is_connected(fd, peer));
     }
     return count;
 }
@@ -119,11 +120,11 @@ static bool add_rpc(int fd, uid_t uid)
     struct rpc_peer *peer = &rpc_peers[fd];
 
     accepts_rpc = true;
-    peer->inode = 0;
+    peer->cookie = 0;
     if (count_rpc(uid, false) == door.rpc_per_uid && count_rpc(uid, true) == door.rpc_per_uid) {
         return false;
     }
-    peer->inode = inode_of(fd);
+    peer->cookie = cookie_of(fd);
     peer->uid = uid;
     zmtp_init(&peer->zmtp);
     rpc_end = rpc_end > fd ? rpc_end : fd + 1;
@@ -222,7 +223,7 @@ __attribute__((visibility("default"))) int accept4(
 
 __attribute__((visibility("default"))) ssize_t recv(int fd, void *buf, size_t n, int flags)
 {
-    bool rpc = accepts_rpc && fd >= 0 && fd < rpc_end && rpc_peers[fd].inode != 0;
+    bool rpc = accepts_rpc && fd >= 0 && fd < rpc_end && rpc_peers[fd].cookie != 0;
     struct zmtp *zmtp = rpc ? &rpc_peers[fd].zmtp : NULL;
 
     if (zmtp == NULL || zmtp->fault == NULL) {
