@@ -172,9 +172,9 @@ const char *trial_request_init(struct trial_request *request, const struct trial
 
 static bool starts_fit(const int32_t *starts, int32_t batch, int64_t longest, int64_t total)
 {
-    for (int32_t b = 0; starts != NULL && b < batch; b++) {
-        int64_t length = (int64_t)starts[b + 1] - starts[b];
-        if (starts[b] < 0 || length < 0 || length > longest || starts[b + 1] > total) {
+    for (int32_t b = 0; starts != NULL && b <= batch; b++) {
+        int64_t length = b < batch ? (int64_t)starts[b + 1] - starts[b] : 0;
+        if (starts[b] < 0 || starts[b] > total || length < 0 || length > longest) {
             return false;
         }
     }
