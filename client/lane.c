@@ -73,7 +73,7 @@ static bool find_lane(struct lanes *lanes, void *stream, unsigned *found)
 /* Whether it waits for nothing but earlier requests of its own stream. */
 static bool is_held_up(struct lanes *lanes, const struct lane_turn *turn)
 {
-    unsigned lane;
+    unsigned lane = 0;
     return find_lane(lanes, turn->stream, &lane) && !has_space(&lanes->lane[lane], turn->count);
 }
 
