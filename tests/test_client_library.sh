@@ -55,7 +55,7 @@ find_package(attnd 0.1 CONFIG REQUIRED)
 add_executable(user main.c)
 target_link_libraries(user PRIVATE attnd::attnd)
 END
-if ! (cmake -S "$work/user" -B "$work/user/build" -DCMAKE_PREFIX_PATH="$work/installed" \
+if ! (cmake -G Ninja -S "$work/user" -B "$work/user/build" -DCMAKE_PREFIX_PATH="$work/installed" \
     -DCMAKE_C_COMPILER="$compiler" && cmake --build "$work/user/build") >"$work/log" 2>&1; then
     cat "$work/log" >&2
     fail 'CMake: it does not build'
