@@ -14,13 +14,17 @@ struct form {
     struct packed gradients;
 };
 
-static enum attnd_status send(
-    struct attnd *client, void *stream, const struct form *form, attnd_ticket *ticket)
+/* Submits what was put together; `complete`: it was, else *error says why not. */
+static enum attnd_status send(struct attnd *client, void *stream, const struct form *form,
+    bool complete, struct wire_error *error, attnd_ticket *ticket)
 {
     struct request request;
-    struct wire_error error;
-    if (!request_read(&form->request, &request, &error)) {
-        return error_of_wire(&error);
+    enum attnd_status status = client_check(client);
+    if (status != ATTND_OK) {
+        return status;
+    }
+    if (!complete || !request_read(&form->request, &request, error)) {
+        return error_of_wire(error);
     }
     return submit_one(client, stream, &request, ticket);
 }
@@ -116,11 +120,11 @@ enum attnd_status attnd_forward(struct attnd *client, void *stream, const DLTens
     const struct attnd_options *options, attnd_ticket *ticket)
 {
     struct form form;
-    enum attnd_status status = client_check(client);
+    struct wire_error error;
     init(&form, q, out, lse, options);
     form.request.k = k;
     form.request.v = v;
-    return status == ATTND_OK ? send(client, stream, &form, ticket) : status;
+    return send(client, stream, &form, true, &error, ticket);
 }
 
 enum attnd_status attnd_forward_kvpacked(struct attnd *client, void *stream, const DLTensor *q,
@@ -129,12 +133,9 @@ enum attnd_status attnd_forward_kvpacked(struct attnd *client, void *stream, con
 {
     struct form form;
     struct wire_error error;
-    enum attnd_status status = client_check(client);
     init(&form, q, out, lse, options);
-    if (status == ATTND_OK && !split_inputs(&form, "kv", kv, 2, &error)) {
-        status = error_of_wire(&error);
-    }
-    return status == ATTND_OK ? send(client, stream, &form, ticket) : status;
+    bool complete = split_inputs(&form, "kv", kv, 2, &error);
+    return send(client, stream, &form, complete, &error, ticket);
 }
 
 enum attnd_status attnd_forward_qkvpacked(struct attnd *client, void *stream, const DLTensor *qkv,
@@ -143,13 +144,9 @@ enum attnd_status attnd_forward_qkvpacked(struct attnd *client, void *stream, co
 {
     struct form form;
     struct wire_error error;
-    enum attnd_status status = client_check(client);
     init(&form, NULL, out, lse, options);
-    if (status == ATTND_OK &&
-        (!split_inputs(&form, "qkv", qkv, 3, &error) || !share_lengths(&form, &error))) {
-        status = error_of_wire(&error);
-    }
-    return status == ATTND_OK ? send(client, stream, &form, ticket) : status;
+    bool complete = split_inputs(&form, "qkv", qkv, 3, &error) && share_lengths(&form, &error);
+    return send(client, stream, &form, complete, &error, ticket);
 }
 
 enum attnd_status attnd_backward(struct attnd *client, void *stream, const DLTensor *q,
@@ -159,14 +156,11 @@ enum attnd_status attnd_backward(struct attnd *client, void *stream, const DLTen
 {
     struct form form;
     struct wire_error error;
-    enum attnd_status status = client_check(client);
     init(&form, q, out, lse, options);
     form.request.k = k;
     form.request.v = v;
-    if (status == ATTND_OK && !read_gradients(gradients, NULL, 0, &form.request, &error)) {
-        status = error_of_wire(&error);
-    }
-    return status == ATTND_OK ? send(client, stream, &form, ticket) : status;
+    bool complete = read_gradients(gradients, NULL, 0, &form.request, &error);
+    return send(client, stream, &form, complete, &error, ticket);
 }
 
 enum attnd_status attnd_backward_kvpacked(struct attnd *client, void *stream, const DLTensor *q,
@@ -176,14 +170,11 @@ enum attnd_status attnd_backward_kvpacked(struct attnd *client, void *stream, co
 {
     struct form form;
     struct wire_error error;
-    enum attnd_status status = client_check(client);
     init(&form, q, out, lse, options);
-    if (status == ATTND_OK && (!read_gradients(gradients, "dkv", 2, &form.request, &error) ||
-                                  !split_inputs(&form, "kv", kv, 2, &error) ||
-                                  !split_gradients(&form, "dkv", dkv, 2, &error))) {
-        status = error_of_wire(&error);
-    }
-    return status == ATTND_OK ? send(client, stream, &form, ticket) : status;
+    bool complete = read_gradients(gradients, "dkv", 2, &form.request, &error) &&
+                    split_inputs(&form, "kv", kv, 2, &error) &&
+                    split_gradients(&form, "dkv", dkv, 2, &error);
+    return send(client, stream, &form, complete, &error, ticket);
 }
 
 enum attnd_status attnd_backward_qkvpacked(struct attnd *client, void *stream, const DLTensor *qkv,
@@ -193,13 +184,9 @@ enum attnd_status attnd_backward_qkvpacked(struct attnd *client, void *stream, c
 {
     struct form form;
     struct wire_error error;
-    enum attnd_status status = client_check(client);
     init(&form, NULL, out, lse, options);
-    if (status == ATTND_OK &&
-        (!read_gradients(gradients, "dqkv", 3, &form.request, &error) ||
-            !split_inputs(&form, "qkv", qkv, 3, &error) ||
-            !split_gradients(&form, "dqkv", dqkv, 3, &error) || !share_lengths(&form, &error))) {
-        status = error_of_wire(&error);
-    }
-    return status == ATTND_OK ? send(client, stream, &form, ticket) : status;
+    bool complete = read_gradients(gradients, "dqkv", 3, &form.request, &error) &&
+                    split_inputs(&form, "qkv", qkv, 3, &error) &&
+                    split_gradients(&form, "dqkv", dqkv, 3, &error) && share_lengths(&form, &error);
+    return send(client, stream, &form, complete, &error, ticket);
 }

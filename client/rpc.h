@@ -43,7 +43,7 @@ enum attnd_status rpc_call(
     struct rpc *rpc, struct wire_request *request, struct wire_reply *reply, int64_t timeout_ns);
 
 /* The receiver's: hands replies to those who wait for them and returns the next one for which nobody
- * does. false: no more for now. */
+ * does. false: none is there. */
 bool rpc_receive(struct rpc *rpc, struct wire_reply *reply);
 
 /* Whether a refusal is one of a submission, or of a message that the daemon could not read. Others
