@@ -18,7 +18,7 @@
 
 _Static_assert((int)ATTND_INTERNAL == (int)WIRE_INTERNAL && (int)ATTND_OK == (int)WIRE_OK &&
                    (int)ATTND_DISCONNECTED == (int)WIRE_DISCONNECTED &&
-                   WIRE_STATUS_END == ATTND_INTERNAL + 1,
+                   WIRE_STATUS_END == ATTND_LANE_POISONED + 1,
     "statuses are numbered alike on the wire and in the API");
 _Static_assert((int)ATTND_FORWARD == (int)WIRE_FORWARD && (int)ATTND_BACKWARD == (int)WIRE_BACKWARD,
     "directions are");

@@ -71,6 +71,7 @@ enum attnd_status {
     ATTND_PROTOCOL_ERROR = 14,
     ATTND_DEVICE_FAULT = 15,
     ATTND_INTERNAL = 16,
+    ATTND_LANE_POISONED = 17, /* an earlier request of the stream failed; attnd_lane_reset() */
 };
 
 /* "INVALID_ARGUMENT" and so on; "?" for what is no status. Static memory. */

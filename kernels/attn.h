@@ -155,6 +155,12 @@ const struct attn_family *attn_family_find(
     const char *name); /* NULL: no such family in this build */
 const char *attn_family_name(const struct attn_family *family);
 enum attn_device attn_family_device(const struct attn_family *family);
+/* What a CUDA device needs at least: 10 * major + minor of its compute capability; 0: a processor. */
+int attn_family_capability(const struct attn_family *family);
+
+/* Makes the family's kernels ready on the current CUDA device: once in a process before the first
+ * launch there. 0, or the device runtime's error number. Processors need nothing. */
+int attn_prepare(const struct attn_family *family);
 
 /*
  * NULL if the family computes the problem, else a sentence that says what it does not do, in static

@@ -17,9 +17,11 @@ struct attn_family {
     size_t (*workspace_bytes)(enum attn_direction direction, const struct attn_problem *problem);
     uint64_t (*tile_count)(enum attn_direction direction, const struct attn_problem *problem);
     uint32_t (*group_key)(enum attn_direction direction, const struct attn_problem *problem);
-    size_t (*scratch_bytes)(void);
+    size_t (*scratch_bytes)(void); /* NULL: none */
+    int (*prepare)(void);          /* NULL: nothing to do */
     int (*launch)(enum attn_direction direction, const struct attn_slice *slices, size_t count,
         const struct attn_target *target);
 };
 
 extern const struct attn_family cpu_family;
+extern const struct attn_family sm80_family;

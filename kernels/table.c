@@ -7,6 +7,9 @@
 
 /* Fastest first among those of one device. */
 static const struct attn_family *const families[] = {
+#if defined(ATTN_SM80)
+    &sm80_family,
+#endif
     &cpu_family,
 };
 
@@ -182,6 +185,16 @@ enum attn_device attn_family_device(const struct attn_family *family)
     return family->device;
 }
 
+int attn_family_capability(const struct attn_family *family)
+{
+    return family->min_capability;
+}
+
+int attn_prepare(const struct attn_family *family)
+{
+    return family->prepare != NULL ? family->prepare() : 0;
+}
+
 const char *attn_unsupported(const struct attn_family *family, enum attn_direction direction,
     const struct attn_problem *problem)
 {
@@ -219,7 +232,7 @@ uint32_t attn_group_key(const struct attn_family *family, enum attn_direction di
 
 size_t attn_scratch_bytes(const struct attn_family *family)
 {
-    return family->scratch_bytes();
+    return family->scratch_bytes != NULL ? family->scratch_bytes() : 0;
 }
 
 int attn_launch(const struct attn_family *family, enum attn_direction direction,

@@ -81,6 +81,7 @@ const char *wire_status_name(enum wire_status status)
         [WIRE_PROTOCOL_ERROR] = "PROTOCOL_ERROR",
         [WIRE_DEVICE_FAULT] = "DEVICE_FAULT",
         [WIRE_INTERNAL] = "INTERNAL",
+        [WIRE_LANE_POISONED] = "LANE_POISONED",
     };
     _Static_assert(sizeof(names) / sizeof(names[0]) == WIRE_STATUS_END, "a status has no name");
 

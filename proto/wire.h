@@ -21,6 +21,7 @@
 #define WIRE_MAX_DIMS 4
 #define WIRE_TOKEN_BYTES 16
 #define WIRE_UUID_BYTES 16
+#define WIRE_HANDLE_BYTES 64  /* CUDA_IPC_HANDLE_SIZE */
 #define WIRE_NAME_BYTES 64    /* with its NUL */
 #define WIRE_DETAIL_BYTES 256 /* with its NUL */
 #define WIRE_MAX_HEAD_DIM 256
@@ -47,6 +48,7 @@ enum wire_status {
     WIRE_PROTOCOL_ERROR = 14,
     WIRE_DEVICE_FAULT = 15,
     WIRE_INTERNAL = 16,
+    WIRE_LANE_POISONED = 17,
     WIRE_STATUS_END,
 };
 
@@ -70,6 +72,13 @@ enum wire_alignment {
 enum wire_device_kind {
     WIRE_DEVICE_CPU = 1,
     WIRE_DEVICE_CUDA = 2,
+};
+
+/* How a client offers memory. */
+enum wire_memory_kind {
+    WIRE_MEMORY_SHM = 0,      /* a descriptor of sealed shared memory */
+    WIRE_MEMORY_CUDA_IPC = 1, /* the driver's handle of a whole cudaMalloc allocation */
+    WIRE_MEMORY_CUDA_VMM = 2, /* descriptors of the virtual memory API, piece by piece */
 };
 
 enum wire_role {

@@ -28,14 +28,19 @@ static struct cpu *cpu_of(struct backend *backend)
     return (struct cpu *)(void *)backend;
 }
 
-static bool map_region(
-    struct backend *backend, int fd, uint64_t bytes, void **base, struct wire_error *error)
+static bool map_region(struct backend *backend, const struct backend_offer *offer, void **base,
+    struct wire_error *error)
 {
+    uint64_t bytes = offer->bytes;
     (void)backend;
-    if (!sealed_check(fd, bytes, error)) {
+    if (offer->kind != WIRE_MEMORY_SHM) {
+        return wire_fail(error, WIRE_UNSUPPORTED_MEMORY,
+            "kind: this daemon computes on the processor and can't reach a GPU's memory");
+    }
+    if (!sealed_check(offer->fd, bytes, error)) {
         return false;
     }
-    void *mapped = sealed_map(fd, bytes);
+    void *mapped = sealed_map(offer->fd, bytes);
     if (mapped == NULL) {
         return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
             "bytes: a region of %" PRIu64 " can't be mapped: %s", bytes, strerrordesc_np(errno));

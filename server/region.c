@@ -66,7 +66,8 @@ uint32_t region_add(struct region_set *set, int fd, uint64_t bytes, struct wire_
         (void)wire_fail(error, WIRE_RESOURCE_EXHAUSTED, "the daemon is out of memory");
         return 0;
     }
-    if (!set->backend->ops->map(set->backend, fd, bytes, &region->base, error)) {
+    const struct backend_offer offer = {.kind = WIRE_MEMORY_SHM, .bytes = bytes, .fd = fd};
+    if (!set->backend->ops->map(set->backend, &offer, &region->base, error)) {
         free(region);
         return 0;
     }

@@ -153,19 +153,25 @@ Test(backend_cpu, maps_sealed_memory_and_nothing_else)
     void *second = NULL;
     int fd = sealed_create("test", 8192);
     cr_assert_geq(fd, 0);
-    cr_assert(backend->ops->map(backend, fd, 8192, &first, &error), "%s", error.detail);
-    cr_assert(backend->ops->map(backend, fd, 8192, &second, &error), "%s", error.detail);
+    cr_assert(backend->ops->map(
+                  backend, &(struct backend_offer){.fd = fd, .bytes = 8192}, &first, &error),
+        "%s", error.detail);
+    cr_assert(backend->ops->map(
+                  backend, &(struct backend_offer){.fd = fd, .bytes = 8192}, &second, &error),
+        "%s", error.detail);
     memset(first, 7, 8192);
     cr_expect_eq(memcmp(first, second, 8192), 0);
     backend->ops->unmap(backend, first, 8192);
     backend->ops->unmap(backend, second, 8192);
-    cr_expect_not(backend->ops->map(backend, fd, 4096, &first, &error));
+    cr_expect_not(backend->ops->map(
+        backend, &(struct backend_offer){.fd = fd, .bytes = 4096}, &first, &error));
     cr_expect_neq(error.status, WIRE_OK);
     close(fd);
     fd = memfd_create("open", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     cr_assert_eq(ftruncate(fd, 8192), 0);
     error.status = WIRE_OK;
-    cr_expect_not(backend->ops->map(backend, fd, 8192, &first, &error));
+    cr_expect_not(backend->ops->map(
+        backend, &(struct backend_offer){.fd = fd, .bytes = 8192}, &first, &error));
     cr_expect_neq(error.status, WIRE_OK);
     cr_expect_str_not_empty(error.detail);
     close(fd);

@@ -422,6 +422,6 @@ Test(client_request, statuses_have_names)
 {
     cr_expect_str_eq(attnd_status_name(ATTND_OK), "OK");
     cr_expect_str_eq(attnd_status_name(ATTND_INTERNAL), "INTERNAL");
-    cr_expect_str_eq(attnd_status_name((enum attnd_status)(ATTND_INTERNAL + 1)), "?");
+    cr_expect_str_eq(attnd_status_name((enum attnd_status)(ATTND_LANE_POISONED + 1)), "?");
     cr_expect_str_eq(attnd_status_name((enum attnd_status) - 1), "?");
 }

@@ -16,16 +16,15 @@ struct counting {
     pthread_t unmapper;
 };
 
-static bool map(
-    struct backend *backend, int fd, uint64_t bytes, void **base, struct wire_error *error)
+static bool map(struct backend *backend, const struct backend_offer *offer, void **base,
+    struct wire_error *error)
 {
     struct counting *counting = (struct counting *)backend;
-    (void)fd;
     if (counting->refuse) {
         return wire_fail(error, WIRE_UNSUPPORTED_MEMORY, "not this one");
     }
     counting->mapped++;
-    counting->bytes += bytes;
+    counting->bytes += offer->bytes;
     *base = counting;
     return true;
 }

@@ -10,11 +10,10 @@
 
 static atomic_bool unmapping_is_slow;
 
-static bool map(
-    struct backend *backend, int fd, uint64_t bytes, void **base, struct wire_error *error)
+static bool map(struct backend *backend, const struct backend_offer *offer, void **base,
+    struct wire_error *error)
 {
-    (void)fd;
-    (void)bytes;
+    (void)offer;
     (void)error;
     *base = backend;
     return true;
