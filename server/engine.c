@@ -33,7 +33,14 @@ struct command {
     uint32_t session;
     uint32_t uid;
     struct page *page;
+    void *page_device;
     struct job *job;
+};
+
+/* A session's control page, as the processor and as the device see it. */
+struct control {
+    struct page *page; /* borrowed from the session */
+    void *device;      /* NULL: the device does not write it */
 };
 
 struct notice {
@@ -56,7 +63,7 @@ struct engine {
     /* The engine thread's. */
     struct arena *arena;         /* owned */
     struct scheduler *scheduler; /* owned */
-    struct page **pages;         /* owned; each borrowed from its session */
+    struct control *controls;    /* owned; of each session */
     struct group *groups;        /* owned */
     struct group **spare;        /* owned: groups that are not running */
     unsigned spares;
@@ -77,7 +84,7 @@ static uint64_t now_ns(void)
 
 static struct page_lane *lane_of(struct engine *engine, uint32_t session, uint32_t lane)
 {
-    return &engine->pages[session]->lane[lane];
+    return &engine->controls[session].page->lane[lane];
 }
 
 static bool on_ready(void *context, uint32_t session, uint32_t lane, uint32_t sequence)
@@ -116,7 +123,7 @@ static void on_finished(
 static void on_closed(void *context, uint32_t session)
 {
     struct engine *engine = context;
-    engine->pages[session] = NULL;
+    engine->controls[session] = (struct control){0};
     notify(engine, NULL, session);
 }
 
@@ -130,7 +137,8 @@ static bool take_commands(struct engine *engine)
         any = true;
         switch (command.kind) {
         case COMMAND_OPEN:
-            engine->pages[command.session] = command.page;
+            engine->controls[command.session] =
+                (struct control){.page = command.page, .device = command.page_device};
             scheduler_open(engine->scheduler, command.session, command.uid);
             break;
         case COMMAND_CLOSE:
@@ -267,14 +275,14 @@ static bool create_parts(struct engine *engine)
     engine->closed = calloc(options->max_sessions, sizeof(*engine->closed));
     engine->arena = arena_create(
         options->backend->workspace, options->backend->workspace_bytes, options->max_jobs);
-    engine->pages = calloc(options->max_sessions, sizeof(struct page *));
+    engine->controls = calloc(options->max_sessions, sizeof(*engine->controls));
     engine->groups = calloc(options->backend->max_groups, sizeof(*engine->groups));
     engine->spare = calloc(options->backend->max_groups, sizeof(struct group *));
     if (engine->arena != NULL) {
         engine->scheduler = scheduler_create(options->max_sessions, engine->arena, &hooks);
     }
     return engine->commands != NULL && engine->notices != NULL && engine->closed != NULL &&
-           engine->pages != NULL && engine->groups != NULL && engine->spare != NULL &&
+           engine->controls != NULL && engine->groups != NULL && engine->spare != NULL &&
            engine->scheduler != NULL;
 }
 
@@ -285,7 +293,7 @@ static void destroy_parts(struct engine *engine)
     free(engine->closed);
     scheduler_destroy(engine->scheduler);
     arena_destroy(engine->arena);
-    free(engine->pages);
+    free(engine->controls);
     free(engine->groups);
     free(engine->spare);
     free(engine);
@@ -336,10 +344,14 @@ void engine_destroy(struct engine *engine)
     destroy_parts(engine);
 }
 
-void engine_open_session(struct engine *engine, uint32_t session, uint32_t uid, struct page *page)
+void engine_open_session(
+    struct engine *engine, uint32_t session, uint32_t uid, struct page *page, void *page_device)
 {
-    send(engine,
-        &(struct command){.kind = COMMAND_OPEN, .session = session, .uid = uid, .page = page});
+    send(engine, &(struct command){.kind = COMMAND_OPEN,
+                     .session = session,
+                     .uid = uid,
+                     .page = page,
+                     .page_device = page_device});
 }
 
 void engine_close_session(struct engine *engine, uint32_t session)

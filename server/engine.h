@@ -32,9 +32,11 @@ struct engine *engine_create(const struct engine_options *options); /* NULL: no 
  * and gets nothing back. Accepts NULL. */
 void engine_destroy(struct engine *engine);
 
-/* A session's lanes come to life. uid is whom the scheduler is fair to. The page stays mapped until
- * the session comes back through engine_take_closed(). */
-void engine_open_session(struct engine *engine, uint32_t session, uint32_t uid, struct page *page);
+/* A session's lanes come to life. uid is whom the scheduler is fair to. page_device is where the
+ * device sees the page, from the backend's pin_page, or NULL: the device leaves it alone. The page
+ * stays mapped and pinned until the session comes back through engine_take_closed(). */
+void engine_open_session(
+    struct engine *engine, uint32_t session, uint32_t uid, struct page *page, void *page_device);
 
 /* Queued jobs of the session end as WIRE_CANCELLED without running, those on the device finish; when
  * the engine no longer refers to the session or its page, engine_take_closed() returns it. */

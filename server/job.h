@@ -23,6 +23,7 @@ struct job {
     uint32_t lane;
     uint32_t sequence;
     uint32_t array_first; /* sequence of the first call of its submission: equal in all of them */
+    uint32_t epoch;       /* not 0: poisons those behind it of the same epoch when it fails */
     uint32_t request_id;  /* for the reply when it fails */
     struct region *region[WIRE_MAX_TENSORS]; /* references held until the job has ended */
 

@@ -210,7 +210,7 @@ struct session *session_open(struct session_table *table, const struct wire_gate
     session->state = SESSION_OPEN;
     table->next_id = table->next_id == UINT32_MAX ? 1 : table->next_id + 1;
     table->open++;
-    engine_open_session(table->options.engine, session->slot, uid, session->page);
+    engine_open_session(table->options.engine, session->slot, uid, session->page, NULL);
     log_info("session %" PRIu32 " opened: name=%s pid=%d uid=%" PRIu32 " sessions=%" PRIu32,
         session->id, session->name, pid, uid, table->open);
     return session;

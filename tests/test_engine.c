@@ -91,7 +91,7 @@ static void open_session(struct bench *bench, uint32_t session)
         bench->next[session][lane] = 1;
         CHECK(bench->in_lane[session][lane] == 0);
     }
-    engine_open_session(bench->engine, session, 100 + session % 2, bench->page[session]);
+    engine_open_session(bench->engine, session, 100 + session % 2, bench->page[session], NULL);
 }
 
 static struct page_lane *page_lane(struct bench *bench, uint32_t session, uint32_t lane)
