@@ -1,0 +1,216 @@
+/*
+ * How products become scores, for every CUDA family: scale, softcap, bias, ALiBi, mask, dropout, on
+ * accumulators of m16n8 matrix instructions. Scores are kept times log2(e), so that their exponential
+ * is one instruction.
+ *
+ * Element e of fragment (m, n) of a thread is in row  row + 16 m + lane / 4 + 8 (e / 2)  and column
+ * column + 8 n + lane % 4 * 2 + e % 2,  where (row, column) is the warp's first element; both are
+ * counted in the sequence, column is a multiple of 16 and row of 16.
+ *
+ * What a problem does not use costs at most a branch that the whole warp takes alike: SCORE_PLAIN has
+ * scale and mask, SCORE_BIAS bias as well, SCORE_GENERAL everything.
+ */
+#pragma once
+
+#include <ptx/sm80.cuh>
+
+#include "args.h"
+#include "philox.h"
+
+#define SCORE_LOG2E 1.44269504088896340736F
+#define SCORE_LN2 0.69314718055994530942F
+
+enum score_kind {
+    SCORE_PLAIN,
+    SCORE_BIAS,
+    SCORE_GENERAL,
+};
+
+/* One head of one sequence. */
+struct score_head {
+    float scale; /* of products; log2(e) included unless there is a softcap */
+    float softcap;
+    float slope;  /* log2(e) included */
+    int64_t off;  /* what the diagonal is shifted by */
+    int64_t left; /* -1: unbounded */
+    int64_t right;
+    int32_t queries;
+    int32_t keys;
+    const char *bias; /* of query 0 and key 0; NULL: none */
+    int64_t bias_row; /* strides in elements */
+    int64_t bias_column;
+    enum attn_dtype bias_dtype;
+    uint32_t threshold; /* 0: no dropout */
+    float kept_scale;
+    struct philox_stream dropout;
+};
+
+PTX_FUNCTION struct score_head score_head_of(
+    const struct attn_problem &problem, int32_t batch, int32_t head, int32_t queries, int32_t keys)
+{
+    struct score_head score;
+    bool capped = problem.softcap > 0;
+    score.softcap = capped ? problem.softcap * SCORE_LOG2E : 0.0F;
+    score.scale = capped ? problem.scale / problem.softcap : problem.scale * SCORE_LOG2E;
+    score.off = problem.alignment == ATTN_BOTTOM_RIGHT ? (int64_t)keys - queries : 0;
+    score.left = problem.window_left;
+    score.right = problem.window_right;
+    score.queries = queries;
+    score.keys = keys;
+    score.slope = 0.0F;
+    if (problem.slopes.data != NULL) {
+        const float *slopes = (const float *)problem.slopes.data;
+        score.slope =
+            SCORE_LOG2E *
+            slopes[problem.slopes.batch_stride * batch + problem.slopes.head_stride * head];
+    }
+    score.bias = NULL;
+    if (problem.bias.data != NULL) {
+        const struct attn_view &bias = problem.bias;
+        int64_t bytes = problem.bias_dtype == ATTN_FP32 ? 4 : 2;
+        int64_t at = (problem.bias_broadcast[0] ? 0 : bias.batch_stride * batch) +
+                     (problem.bias_broadcast[1] ? 0 : bias.head_stride * head);
+        score.bias = (const char *)bias.data + at * bytes;
+        score.bias_row = problem.bias_broadcast[2] ? 0 : bias.row_stride;
+        score.bias_column = problem.bias_broadcast[3] ? 0 : bias.column_stride;
+        score.bias_dtype = problem.bias_dtype;
+    }
+    score.threshold = problem.dropout_threshold;
+    score.kept_scale = 65536.0F / (65536.0F - (float)problem.dropout_threshold);
+    score.dropout.seed = problem.dropout_seed;
+    score.dropout.offset = problem.dropout_offset;
+    score.dropout.head = (uint32_t)(batch * problem.heads_q + head);
+    return score;
+}
+
+/* -- which keys a query sees --------------------------------------------------------------------- */
+
+/* The first key that query i sees, and the one behind the last; none if the second is not greater. */
+PTX_FUNCTION int32_t score_first_key(const struct score_head &score, int64_t i)
+{
+    int64_t first = score.left < 0 ? 0 : i + score.off - score.left;
+    return (int32_t)(first < 0 ? 0 : first > score.keys ? score.keys : first);
+}
+
+PTX_FUNCTION int32_t score_end_key(const struct score_head &score, int64_t i)
+{
+    int64_t end = score.right < 0 ? score.keys : i + score.off + score.right + 1;
+    return (int32_t)(end < 0 ? 0 : end > score.keys ? score.keys : end);
+}
+
+/* The same for the queries that key j is seen by. */
+PTX_FUNCTION int32_t score_first_query(const struct score_head &score, int64_t j)
+{
+    int64_t first = score.right < 0 ? 0 : j - score.off - score.right;
+    return (int32_t)(first < 0 ? 0 : first > score.queries ? score.queries : first);
+}
+
+PTX_FUNCTION int32_t score_end_query(const struct score_head &score, int64_t j)
+{
+    int64_t end = score.left < 0 ? score.queries : j - score.off + score.left + 1;
+    return (int32_t)(end < 0 ? 0 : end > score.queries ? score.queries : end);
+}
+
+/* Whether all of rows x columns from (row, column) on is visible, so that no mask is needed. */
+PTX_FUNCTION bool score_sees_all(
+    const struct score_head &score, int32_t row, int32_t rows, int32_t column, int32_t columns)
+{
+    return (int64_t)column + columns <= score_end_key(score, row) &&
+           column >= score_first_key(score, (int64_t)row + rows - 1);
+}
+
+/* -- scores -------------------------------------------------------------------------------------- */
+
+template <bool Bf16>
+PTX_FUNCTION float score_float_of(uint16_t x)
+{
+    return Bf16 ? ptx_float_of_bits((uint32_t)x << 16) : ptx_float_of_fp16(x);
+}
+
+template <bool Bf16>
+PTX_FUNCTION float score_bias_at(const struct score_head &score, int64_t i, int64_t j)
+{
+    int64_t at = i * score.bias_row + j * score.bias_column;
+    return score.bias_dtype == ATTN_FP32 ? ((const float *)score.bias)[at]
+                                         : score_float_of<Bf16>(((const uint16_t *)score.bias)[at]);
+}
+
+/* tanh, to a few units in the last place of 1: 1 - 2 / (e^2x + 1). */
+PTX_FUNCTION float score_tanh(float x)
+{
+    float y = 1.0F - 2.0F * ptx_reciprocal(ptx_exp2(2.0F * SCORE_LOG2E * x) + 1.0F);
+    return y;
+}
+
+/*
+ * Products into scores; those not visible become -inf, and so do rows and columns beyond the lengths.
+ * Masked: false only where score_sees_all(). slope[], if wanted (Slope), gets d score / d product
+ * without scale and log2(e): 1 but for softcap.
+ */
+template <enum score_kind Kind, bool Bf16, bool Masked, bool Slope, int M, int N>
+PTX_FUNCTION void score_make(const struct score_head &score, int32_t row, int32_t column,
+    float (&s)[M][N][4], float (&slope)[Slope ? M : 1][Slope ? N : 1][4])
+{
+    const float infinity = ptx_float_of_bits(0x7f800000U);
+    int lane = (int)ptx_thread() & 31;
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int32_t i = row + 16 * m + lane / 4 + 8 * half;
+            int32_t first = Masked ? score_first_key(score, i) : 0;
+            int32_t end = Masked ? i < score.queries ? score_end_key(score, i) : 0 : 0;
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+#pragma unroll
+                for (int e = 2 * half; e < 2 * half + 2; e++) {
+                    int32_t j = column + 8 * n + lane % 4 * 2 + e % 2;
+                    bool visible = !Masked || (j >= first && j < end);
+                    float x = s[m][n][e] * score.scale;
+                    if (Kind == SCORE_GENERAL && score.softcap > 0) {
+                        float t = score_tanh(x);
+                        x = t * score.softcap;
+                        if constexpr (Slope) {
+                            slope[m][n][e] = 1.0F - t * t;
+                        }
+                    } else if constexpr (Slope) {
+                        slope[m][n][e] = 1.0F;
+                    }
+                    if (Kind != SCORE_PLAIN && score.bias != NULL && visible) {
+                        x += SCORE_LOG2E * score_bias_at<Bf16>(score, i, j);
+                    }
+                    if (Kind == SCORE_GENERAL && score.slope != 0.0F) {
+                        int64_t distance = (int64_t)i + score.off - j;
+                        x -= score.slope * (float)(distance < 0 ? -distance : distance);
+                    }
+                    s[m][n][e] = visible ? x : -infinity;
+                }
+            }
+        }
+    }
+}
+
+/* -- dropout ------------------------------------------------------------------------------------- */
+
+/* What dropout keeps is scaled up, the rest becomes 0. */
+template <int M, int N>
+PTX_FUNCTION void score_drop(
+    const struct score_head &score, int32_t row, int32_t column, float (&p)[M][N][4])
+{
+    static_assert(N % 2 == 0, "a draw is for two fragments");
+    int lane = (int)ptx_thread() & 31;
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int n = 0; n < N; n += 2) {
+            struct philox_draw draw = philox_draw(score.dropout,
+                philox_query(row + 16 * m + lane / 4), philox_key(column + 8 * n + lane % 4 * 2));
+#pragma unroll
+            for (int number = 0; number < 8; number++) {
+                uint32_t value = draw.word[number / 2] >> 16 * (number % 2) & 0xffffU;
+                float &element = p[m][n + number / 2 % 2][number / 4 * 2 + number % 2];
+                element = value >= score.threshold ? element * score.kept_scale : 0.0F;
+            }
+        }
+    }
+}
