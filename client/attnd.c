@@ -92,7 +92,7 @@ static enum attnd_status check_session(const struct wire_gate_reply *reply)
             "the daemon speaks version %u of the protocol, this library version %d",
             (unsigned)reply->session.major, WIRE_MAJOR);
     }
-    if (reply->session.device_kind != WIRE_DEVICE_CPU) {
+    if (reply->session.device.kind != WIRE_DEVICE_CPU) {
         return error_set(ATTND_UNSUPPORTED,
             "the daemon computes on a device whose memory this library does not share");
     }

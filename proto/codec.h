@@ -1,5 +1,5 @@
 /*
- * Bytes <-> the plain structs of wire.h. With fault.c the only user of nanopb.
+ * Bytes <-> the plain structs of wire.h. With codec_part.c and fault.c the only users of nanopb.
  *
  * Decoding believes nothing: what comes out has every count within its array, every string ended,
  * every enum a member or the decode fails with a sentence. Whether it makes sense is validate.h's

@@ -26,6 +26,7 @@ static const struct {
     NAMES_OF(attnd_pb_Open)
     NAMES_OF(attnd_pb_AddRegion)
     NAMES_OF(attnd_pb_DropRegion)
+    NAMES_OF(attnd_pb_ExtendRegion)
     NAMES_OF(attnd_pb_GateReply)
     NAMES_OF(attnd_pb_Session)
     NAMES_OF(attnd_pb_Limits)
@@ -43,6 +44,7 @@ static const struct {
     NAMES_OF(attnd_pb_Failed)
     NAMES_OF(attnd_pb_Counters)
     NAMES_OF(attnd_pb_Stats)
+    NAMES_OF(attnd_pb_Info)
     // clang-format on
 };
 

@@ -2,7 +2,7 @@
  * Which field of a message could not be decoded.
  *
  * nanopb says what is wrong, but not where. So a message that failed is decoded once more, field by
- * field: the first that fails is the one. Pure, any thread; for codec.c alone.
+ * field: the first that fails is the one. Pure, any thread; for codec_part.c alone.
  */
 #pragma once
 

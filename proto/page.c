@@ -70,13 +70,7 @@ void page_unmap(struct page *page)
     }
 }
 
-/*
- * No wake is lost: a sleeper adds itself to `sleepers` and then looks at `done`, the daemon writes
- * `done` and then looks at `sleepers`. All four are sequentially consistent, so at least one side
- * sees the other's write: the sleeper the new `done`, or the daemon the sleeper. In the second case
- * the kernel settles the rest: it compares the futex word again while it holds the queue's lock.
- */
-void page_finish(struct page_lane *lane, uint32_t sequence, enum wire_status status)
+void page_write_result(struct page_lane *lane, uint32_t sequence, enum wire_status status)
 {
     struct page_result *result = &lane->results[sequence % PAGE_RESULTS];
 
@@ -85,10 +79,27 @@ void page_finish(struct page_lane *lane, uint32_t sequence, enum wire_status sta
     atomic_store(&result->sequence, sequence - 1);
     atomic_store(&result->status, (uint32_t)status);
     atomic_store(&result->sequence, sequence);
-    atomic_store(&lane->done, sequence);
+}
+
+/*
+ * No wake is lost: a sleeper adds itself to `sleepers` and then looks at `done`, the daemon writes
+ * `done`, or learns that the device has, and then looks at `sleepers`. All of these are sequentially
+ * consistent, so at least one side sees the other's write: the sleeper the new `done`, or the daemon
+ * the sleeper. In the second case the kernel settles the rest: it compares the futex word again while
+ * it holds the queue's lock.
+ */
+void page_wake(struct page_lane *lane)
+{
     if (atomic_load(&lane->sleepers) != 0) {
         syscall(SYS_futex, &lane->done, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
     }
+}
+
+void page_finish(struct page_lane *lane, uint32_t sequence, enum wire_status status)
+{
+    page_write_result(lane, sequence, status);
+    atomic_store(&lane->done, sequence);
+    page_wake(lane);
 }
 
 bool page_result(const struct page_lane *lane, uint32_t sequence, enum wire_status *status)

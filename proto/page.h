@@ -66,6 +66,10 @@ void page_unmap(struct page *page); /* accepts NULL */
 /* Daemon: the result of `sequence`, then `done` up to it, then wakes sleepers. */
 void page_finish(struct page_lane *lane, uint32_t sequence, enum wire_status status);
 
+/* Daemon: the steps of it before and after `done`, where it is the device that writes that. */
+void page_write_result(struct page_lane *lane, uint32_t sequence, enum wire_status status);
+void page_wake(struct page_lane *lane);
+
 /* Client: the result of `sequence`, which `done` has reached; false if it was overwritten since or
  * the daemon never wrote it. */
 bool page_result(const struct page_lane *lane, uint32_t sequence, enum wire_status *status);

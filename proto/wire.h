@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #define WIRE_MAJOR 1 /* differing majors do not talk */
-#define WIRE_MINOR 0
+#define WIRE_MINOR 1
 
 /* Bounds of the protocol; attnd.options repeats those that bound a field. */
 #define WIRE_MAX_MESSAGE_BYTES 65536
@@ -23,6 +23,7 @@
 #define WIRE_UUID_BYTES 16
 #define WIRE_HANDLE_BYTES 64  /* CUDA_IPC_HANDLE_SIZE */
 #define WIRE_NAME_BYTES 64    /* with its NUL */
+#define WIRE_MAX_FAMILIES 8   /* that a daemon tells of */
 #define WIRE_DETAIL_BYTES 256 /* with its NUL */
 #define WIRE_MAX_HEAD_DIM 256
 #define WIRE_MAX_HEADS 65536
@@ -72,6 +73,13 @@ enum wire_alignment {
 enum wire_device_kind {
     WIRE_DEVICE_CPU = 1,
     WIRE_DEVICE_CUDA = 2,
+};
+
+/* Whether the daemon shares its GPU through the Multi-Process Service. */
+enum wire_mps {
+    WIRE_MPS_UNKNOWN = 0,
+    WIRE_MPS_OFF = 1,
+    WIRE_MPS_ON = 2,
 };
 
 /* How a client offers memory. */
@@ -186,9 +194,12 @@ struct wire_call {
     uint32_t dropout_offset;
 };
 
+/* A call of an epoch other than 0 that fails poisons its lane: later calls of that lane and epoch end
+ * with LANE_POISONED and do not run. */
 struct wire_submit {
     uint32_t lane;
     uint32_t first_sequence;
+    uint32_t epoch;
     uint32_t calls;
     struct wire_call call[WIRE_MAX_CALLS];
 };
@@ -201,6 +212,13 @@ struct wire_limits {
     uint64_t workspace_bytes;
 };
 
+struct wire_device {
+    enum wire_device_kind kind;
+    bool has_uuid;
+    uint8_t uuid[WIRE_UUID_BYTES];
+    char name[WIRE_NAME_BYTES];
+};
+
 struct wire_session {
     uint32_t id;
     uint8_t token[WIRE_TOKEN_BYTES];
@@ -208,10 +226,7 @@ struct wire_session {
     uint32_t minor;
     uint64_t features;
     struct wire_limits limits;
-    enum wire_device_kind device_kind;
-    bool has_uuid;
-    uint8_t device_uuid[WIRE_UUID_BYTES];
-    char device_name[WIRE_NAME_BYTES];
+    struct wire_device device;
 };
 
 enum wire_gate_kind {
@@ -219,6 +234,8 @@ enum wire_gate_kind {
     WIRE_GATE_OPEN,
     WIRE_GATE_ADD_REGION,
     WIRE_GATE_DROP_REGION,
+    WIRE_GATE_EXTEND_REGION, /* since minor 1 */
+    WIRE_GATE_TRIM,          /* since minor 1 */
 };
 
 struct wire_gate_request {
@@ -228,8 +245,12 @@ struct wire_gate_request {
     uint32_t minor;
     uint64_t features;
     char name[WIRE_NAME_BYTES];
-    uint64_t bytes;  /* add region */
-    uint32_t region; /* drop region */
+    enum wire_memory_kind memory;      /* add region; all but SHM since minor 1 */
+    uint8_t handle[WIRE_HANDLE_BYTES]; /* CUDA_IPC */
+    uint64_t reserve;                  /* CUDA_VMM: the most it may grow to; 0: it never grows */
+    uint64_t bytes;                    /* add region: of its first or only piece; extend region */
+    uint32_t region;                   /* drop region, extend region */
+    uint64_t offset;                   /* extend region: its bytes so far */
 };
 
 struct wire_gate_reply {
@@ -247,6 +268,7 @@ enum wire_request_kind {
     WIRE_DROP_PLAN,
     WIRE_SUBMIT,
     WIRE_GET_STATS,
+    WIRE_GET_INFO, /* since minor 1 */
 };
 
 struct wire_request {
@@ -283,11 +305,30 @@ struct wire_stats {
     char version[WIRE_NAME_BYTES];
 };
 
+/* What does not change while the daemon runs. */
+struct wire_info {
+    struct wire_device device;
+    char driver[WIRE_NAME_BYTES]; /* its version, as it says; empty for the processor */
+    enum wire_mps mps;
+    bool checks_exporter; /* whether a CUDA_IPC handle must be of the process that sends it */
+    uint32_t families;
+    char family[WIRE_MAX_FAMILIES][WIRE_NAME_BYTES]; /* the kernels that may be chosen */
+    struct wire_limits limits;                       /* of each session */
+    uint32_t max_sessions;
+    uint32_t max_sessions_per_uid;
+    uint64_t region_bytes_per_uid;
+    uint32_t pid; /* as the daemon sees itself */
+    char version[WIRE_NAME_BYTES];
+    uint32_t major; /* of the protocol */
+    uint32_t minor;
+};
+
 enum wire_reply_kind {
     WIRE_REPLY_NONE, /* only id and error */
     WIRE_REPLY_PLAN,
     WIRE_REPLY_FAILED,
     WIRE_REPLY_STATS,
+    WIRE_REPLY_INFO,
 };
 
 struct wire_reply {
@@ -307,5 +348,6 @@ struct wire_reply {
             uint32_t sequence;
         } failed;
         struct wire_stats stats;
+        struct wire_info info;
     };
 };

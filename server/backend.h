@@ -89,6 +89,14 @@ struct backend_ops {
     void (*destroy)(struct backend *backend);
 };
 
+/* What clients and operators are told, beside the device's name. Zeroes where there is no such thing. */
+struct backend_facts {
+    char driver[WIRE_NAME_BYTES]; /* its version, as it says */
+    enum wire_mps mps;
+    bool checks_exporter; /* whether a CUDA_IPC handle must be of the process that sends it */
+    int capability; /* as of attn_family_capability(): families that need more are not in use */
+};
+
 struct backend {
     const struct backend_ops *ops;
     enum wire_device_kind device_kind;
@@ -96,6 +104,8 @@ struct backend {
     uint8_t device_uuid[WIRE_UUID_BYTES]; /* zeroes for the processor */
     unsigned max_groups;                  /* that may run at a time: submit is not called beyond */
     double flops_per_second;              /* a first guess for estimating how long a group runs */
+    double max_tile_flops; /* the most that one tile may take: whatever runs next waits for it */
+    struct backend_facts facts;
     void *workspace; /* memory for the kernels' scratch, 64-byte aligned, of the device */
     uint64_t workspace_bytes;
 };

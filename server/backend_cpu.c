@@ -11,6 +11,13 @@
 #include "sealed.h"
 #include "thread.h"
 
+/*
+ * Nothing cuts a tile: everybody's next launch, and the daemon's end, wait for it. 128 queries of head
+ * dim 256 against 2^20 keys are just within it, seconds of one core; twice the keys at head dim 128 as
+ * well.
+ */
+#define MAX_TILE_FLOPS 0x1p37
+
 /* Only until the first groups have been measured. */
 #define FIRST_GUESS_FLOPS_PER_WORKER 1e10
 
@@ -149,6 +156,7 @@ struct backend *backend_cpu_create(unsigned threads, uint64_t workspace_bytes)
         workers == 1 ? "" : "s");
     backend->max_groups = 1; /* the engine's own thread works on it */
     backend->flops_per_second = FIRST_GUESS_FLOPS_PER_WORKER * workers;
+    backend->max_tile_flops = MAX_TILE_FLOPS;
     void *workspace =
         mmap(NULL, workspace_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (workspace != MAP_FAILED) {

@@ -173,10 +173,24 @@ static bool check_descriptors(
     return true;
 }
 
+/* How many a request comes with. */
+static unsigned descriptors_of(const struct wire_gate_request *request)
+{
+    switch (request->kind) {
+    case WIRE_GATE_OPEN:
+    case WIRE_GATE_EXTEND_REGION:
+        return 1;
+    case WIRE_GATE_ADD_REGION:
+        return request->memory != WIRE_MEMORY_CUDA_IPC;
+    default:
+        return 0;
+    }
+}
+
 static bool dispatch(struct connection *connection, const struct packet *packet,
     const struct wire_gate_request *request, struct wire_gate_reply *reply)
 {
-    if (!check_descriptors(packet, request->kind != WIRE_GATE_DROP_REGION, &reply->error)) {
+    if (!check_descriptors(packet, descriptors_of(request), &reply->error)) {
         return false;
     }
     if (request->kind == WIRE_GATE_OPEN) {
@@ -186,9 +200,13 @@ static bool dispatch(struct connection *connection, const struct packet *packet,
         return wire_fail(&reply->error, WIRE_INVALID_ARGUMENT,
             "this connection has no session; it must be opened first");
     }
-    return request->kind == WIRE_GATE_ADD_REGION
-               ? add_region(connection, request, packet->descriptor[0], reply)
-               : drop_region(connection, request, reply);
+    if (request->kind == WIRE_GATE_ADD_REGION && request->memory == WIRE_MEMORY_SHM) {
+        return add_region(connection, request, packet->descriptor[0], reply);
+    }
+    if (request->kind == WIRE_GATE_DROP_REGION) {
+        return drop_region(connection, request, reply);
+    }
+    return wire_fail(&reply->error, WIRE_UNSUPPORTED, "this daemon maps shared memory only");
 }
 
 static bool answer(

@@ -6,13 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/*
- * The most that one tile may take. Nothing cuts a tile: everybody's next launch, and the daemon's end,
- * wait for it. 128 queries of head dim 256 against 2^20 keys are just within it, seconds of one core;
- * twice the keys at head dim 128 as well.
- */
-#define MAX_TILE_FLOPS 0x1p37
-
 /* What the families cut problems into: so many rows of one side, which walk blocks of the other. */
 #define TILE_ROWS 128
 #define BLOCK_ROWS 64
@@ -291,11 +284,11 @@ static bool judge(struct plan *plan, struct backend *backend, struct wire_error 
     }
     plan->tiles = attn_tile_count(plan->family, plan->direction, &plan->problem);
     double longest_tile = longest_tile_flops(plan);
-    if (longest_tile > MAX_TILE_FLOPS) {
+    if (longest_tile > backend->max_tile_flops) {
         return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
             "the call's longest tile, %d rows and all they see, would take %.3g flops, but nobody "
             "waits for more than %.3g: shorten the sequences or windows",
-            TILE_ROWS, longest_tile, MAX_TILE_FLOPS);
+            TILE_ROWS, longest_tile, backend->max_tile_flops);
     }
     plan->flops = cost_of(plan, longest_tile);
     plan->group_key = attn_group_key(plan->family, plan->direction, &plan->problem);

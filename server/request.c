@@ -128,6 +128,14 @@ static void get_stats(struct request_handler *handler, struct session *session)
     reply(handler, &session->peer, &message);
 }
 
+static void get_info(struct request_handler *handler, struct session *session)
+{
+    struct wire_reply message = {.id = handler->request.id, .kind = WIRE_REPLY_INFO};
+
+    session_info(handler->sessions, &message.info);
+    reply(handler, &session->peer, &message);
+}
+
 /* The engine gives a job back before its client can see that it has ended, so whoever keeps to the
  * credit is within it once all that came back has been taken. */
 static bool has_credit(
@@ -266,6 +274,9 @@ static void dispatch(struct request_handler *handler, const struct transport_pee
         break;
     case WIRE_GET_STATS:
         get_stats(handler, session);
+        break;
+    case WIRE_GET_INFO:
+        get_info(handler, session);
         break;
     default:
         (void)wire_fail(

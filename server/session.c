@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include <uv.h>
 
@@ -216,19 +217,58 @@ struct session *session_open(struct session_table *table, const struct wire_gate
     return session;
 }
 
+static struct wire_device describe_device(const struct backend *backend)
+{
+    struct wire_device device = {
+        .kind = backend->device_kind, .has_uuid = backend->device_kind == WIRE_DEVICE_CUDA};
+
+    memcpy(device.uuid, backend->device_uuid, WIRE_UUID_BYTES);
+    wire_copy_text(device.name, sizeof(device.name), backend->device_name);
+    return device;
+}
+
+/* Whether the device can run the family. */
+static bool backend_uses(const struct backend *backend, const struct attn_family *family)
+{
+    return (int)attn_family_device(family) == (int)backend->device_kind &&
+           attn_family_capability(family) <= backend->facts.capability;
+}
+
 void session_describe(const struct session_table *table, const struct session *session,
     struct wire_session *description)
 {
-    const struct backend *backend = table->options.backend;
-
     *description = (struct wire_session){.id = session->id,
         .major = WIRE_MAJOR,
         .minor = WIRE_MINOR,
         .limits = table->options.limits,
-        .device_kind = backend->device_kind};
+        .device = describe_device(table->options.backend)};
     memcpy(description->token, session->token, WIRE_TOKEN_BYTES);
-    wire_copy_text(
-        description->device_name, sizeof(description->device_name), backend->device_name);
+}
+
+void session_info(const struct session_table *table, struct wire_info *info)
+{
+    const struct session_options *options = &table->options;
+    const struct backend_facts *facts = &options->backend->facts;
+
+    *info = (struct wire_info){.device = describe_device(options->backend),
+        .mps = facts->mps,
+        .checks_exporter = facts->checks_exporter,
+        .limits = options->limits,
+        .max_sessions = options->max_sessions,
+        .max_sessions_per_uid = options->max_sessions_per_uid,
+        .region_bytes_per_uid = options->region_bytes_per_uid,
+        .pid = (uint32_t)getpid(),
+        .major = WIRE_MAJOR,
+        .minor = WIRE_MINOR};
+    wire_copy_text(info->driver, sizeof(info->driver), facts->driver);
+    wire_copy_text(info->version, sizeof(info->version), ATTND_VERSION);
+    for (size_t i = 0; i < attn_family_count() && info->families < WIRE_MAX_FAMILIES; i++) {
+        const struct attn_family *family = attn_family_at(i);
+        if (backend_uses(options->backend, family)) {
+            char *name = info->family[info->families++];
+            wire_copy_text(name, WIRE_NAME_BYTES, attn_family_name(family));
+        }
+    }
 }
 
 void session_close(struct session_table *table, struct session *session)

@@ -92,6 +92,9 @@ struct session *session_open(struct session_table *table, const struct wire_gate
 void session_describe(const struct session_table *table, const struct session *session,
     struct wire_session *description);
 
+/* What anybody may know of the daemon. */
+void session_info(const struct session_table *table, struct wire_info *info);
+
 /* Ends an open session: its number and token mean nothing from here on. */
 void session_close(struct session_table *table, struct session *session);
 

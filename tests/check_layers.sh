@@ -75,7 +75,7 @@ function allowed_layers(file) {
     if (file == "client/attnd.h") return "dlpack c"
     if (file ~ /^client\/examples\//) return "examples attnd.h dlpack blas c system"
     if (file ~ /^client\//) return "client attnd.h proto dlpack zmq c system"
-    if (file ~ /^proto\/(codec\.c|fault\.[ch])$/) return "proto nanopb c"
+    if (file ~ /^proto\/(codec\.c|codec_(gate\.c|part\.[ch])|fault\.[ch])$/) return "proto nanopb c"
     if (file ~ /^proto\//) return "proto c system"
     if (file == "server/transport.c") return "server proto attn.h uv zmq c system"
     if (file ~ /^server\//) return "server proto attn.h uv inih systemd c system"

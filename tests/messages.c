@@ -124,6 +124,7 @@ static void any_submit(struct dice *random, struct wire_submit *submit)
 {
     submit->lane = wide32(random);
     submit->first_sequence = wide32(random);
+    submit->epoch = coin(random) ? 0 : wide32(random);
     submit->calls = (uint32_t)messages_below(random, WIRE_MAX_CALLS + 1);
     for (uint32_t i = 0; i < submit->calls; i++) {
         struct wire_call *call = &submit->call[i];
@@ -150,6 +151,55 @@ static void any_counters(struct dice *random, struct wire_counters *counters)
     counters->in_flight = messages_wide(random);
 }
 
+static void any_limits(struct dice *random, struct wire_limits *limits)
+{
+    limits->in_flight = wide32(random);
+    limits->regions = wide32(random);
+    limits->region_bytes = messages_wide(random);
+    limits->plans = wide32(random);
+    limits->workspace_bytes = messages_wide(random);
+}
+
+static void any_device(struct dice *random, struct wire_device *device)
+{
+    device->kind = coin(random) ? WIRE_DEVICE_CPU : WIRE_DEVICE_CUDA;
+    device->has_uuid = coin(random);
+    if (device->has_uuid) {
+        any_bytes(random, device->uuid, sizeof(device->uuid));
+    }
+    any_text(random, device->name, sizeof(device->name));
+}
+
+static void any_info(struct dice *random, struct wire_info *info)
+{
+    any_device(random, &info->device);
+    any_text(random, info->driver, sizeof(info->driver));
+    info->mps = (enum wire_mps)messages_below(random, WIRE_MPS_ON + 1);
+    info->checks_exporter = coin(random);
+    info->families = (uint32_t)messages_below(random, WIRE_MAX_FAMILIES + 1);
+    for (uint32_t i = 0; i < info->families; i++) {
+        any_text(random, info->family[i], sizeof(info->family[i]));
+    }
+    any_limits(random, &info->limits);
+    info->max_sessions = wide32(random);
+    info->max_sessions_per_uid = wide32(random);
+    info->region_bytes_per_uid = messages_wide(random);
+    info->pid = wide32(random);
+    any_text(random, info->version, sizeof(info->version));
+    info->major = wide32(random);
+    info->minor = wide32(random);
+}
+
+static void any_add_region(struct dice *random, struct wire_gate_request *message)
+{
+    message->bytes = messages_wide(random);
+    message->memory = (enum wire_memory_kind)messages_below(random, WIRE_MEMORY_CUDA_VMM + 1);
+    message->reserve = coin(random) ? 0 : messages_wide(random);
+    if (message->memory == WIRE_MEMORY_CUDA_IPC) {
+        any_bytes(random, message->handle, sizeof(message->handle));
+    }
+}
+
 static void any_session(struct dice *random, struct wire_session *session)
 {
     session->id = wide32(random);
@@ -157,33 +207,28 @@ static void any_session(struct dice *random, struct wire_session *session)
     session->major = wide32(random);
     session->minor = wide32(random);
     session->features = messages_wide(random);
-    session->limits.in_flight = wide32(random);
-    session->limits.regions = wide32(random);
-    session->limits.region_bytes = messages_wide(random);
-    session->limits.plans = wide32(random);
-    session->limits.workspace_bytes = messages_wide(random);
-    session->device_kind = coin(random) ? WIRE_DEVICE_CPU : WIRE_DEVICE_CUDA;
-    session->has_uuid = coin(random);
-    if (session->has_uuid) {
-        any_bytes(random, session->device_uuid, sizeof(session->device_uuid));
-    }
-    any_text(random, session->device_name, sizeof(session->device_name));
+    any_limits(random, &session->limits);
+    any_device(random, &session->device);
 }
 
 void messages_gate_request(struct dice *random, struct wire_gate_request *message)
 {
     memset(message, 0, sizeof(*message));
     message->id = wide32(random);
-    message->kind = (enum wire_gate_kind)(1 + messages_below(random, WIRE_GATE_DROP_REGION));
+    message->kind = (enum wire_gate_kind)(1 + messages_below(random, WIRE_GATE_TRIM));
     if (message->kind == WIRE_GATE_OPEN) {
         message->major = wide32(random);
         message->minor = wide32(random);
         message->features = messages_wide(random);
         any_text(random, message->name, sizeof(message->name));
     } else if (message->kind == WIRE_GATE_ADD_REGION) {
-        message->bytes = messages_wide(random);
-    } else {
+        any_add_region(random, message);
+    } else if (message->kind != WIRE_GATE_TRIM) {
         message->region = wide32(random);
+    }
+    if (message->kind == WIRE_GATE_EXTEND_REGION) {
+        message->offset = messages_wide(random);
+        message->bytes = messages_wide(random);
     }
 }
 
@@ -204,7 +249,7 @@ void messages_request(struct dice *random, struct wire_request *message)
 {
     memset(message, 0, sizeof(*message));
     message->id = wide32(random);
-    message->kind = (enum wire_request_kind)(1 + messages_below(random, WIRE_GET_STATS));
+    message->kind = (enum wire_request_kind)(1 + messages_below(random, WIRE_GET_INFO));
     if (message->kind == WIRE_HELLO) {
         message->hello.session = wide32(random);
         any_bytes(random, message->hello.token, sizeof(message->hello.token));
@@ -226,7 +271,7 @@ void messages_reply(struct dice *random, struct wire_reply *message)
     memset(message, 0, sizeof(*message));
     message->id = wide32(random);
     any_error(random, &message->error);
-    message->kind = (enum wire_reply_kind)messages_below(random, WIRE_REPLY_STATS + 1);
+    message->kind = (enum wire_reply_kind)messages_below(random, WIRE_REPLY_INFO + 1);
     if (message->kind == WIRE_REPLY_PLAN) {
         message->plan.plan = wide32(random);
         message->plan.workspace_bytes = messages_wide(random);
@@ -240,6 +285,8 @@ void messages_reply(struct dice *random, struct wire_reply *message)
         message->stats.sessions = messages_wide(random);
         message->stats.uptime_ns = messages_wide(random);
         any_text(random, message->stats.version, sizeof(message->stats.version));
+    } else if (message->kind == WIRE_REPLY_INFO) {
+        any_info(random, &message->info);
     }
 }
 

@@ -115,27 +115,44 @@ static bool is_text(const char *text, size_t capacity)
     return length < capacity;
 }
 
+static void expect_info_in_range(const struct wire_info *info)
+{
+    cr_assert(info->device.kind == WIRE_DEVICE_CPU || info->device.kind == WIRE_DEVICE_CUDA);
+    cr_assert((unsigned)info->mps <= WIRE_MPS_ON);
+    cr_assert(info->families <= WIRE_MAX_FAMILIES);
+    for (uint32_t i = 0; i < info->families; i++) {
+        cr_assert(is_text(info->family[i], WIRE_NAME_BYTES));
+    }
+    cr_assert(is_text(info->device.name, WIRE_NAME_BYTES));
+    cr_assert(is_text(info->driver, WIRE_NAME_BYTES));
+    cr_assert(is_text(info->version, WIRE_NAME_BYTES));
+}
+
 /* Whatever was decoded is within bounds. */
 static void expect_in_range(const struct kind *kind, const union any_message *message)
 {
     if (kind->decode == decode_gate_request) {
         const struct wire_gate_request *m = &message->gate_request;
-        cr_assert(m->kind > WIRE_GATE_NONE && m->kind <= WIRE_GATE_DROP_REGION);
+        cr_assert(m->kind > WIRE_GATE_NONE && m->kind <= WIRE_GATE_TRIM);
+        cr_assert((unsigned)m->memory <= WIRE_MEMORY_CUDA_VMM);
         cr_assert(is_text(m->name, sizeof(m->name)));
     } else if (kind->decode == decode_gate_reply) {
         const struct wire_gate_reply *m = &message->gate_reply;
         cr_assert((unsigned)m->error.status < WIRE_STATUS_END);
         cr_assert(is_text(m->error.detail, sizeof(m->error.detail)));
-        cr_assert(is_text(m->session.device_name, sizeof(m->session.device_name)));
-        cr_assert(!m->has_session || m->session.device_kind == WIRE_DEVICE_CPU ||
-                  m->session.device_kind == WIRE_DEVICE_CUDA);
+        cr_assert(is_text(m->session.device.name, sizeof(m->session.device.name)));
+        cr_assert(!m->has_session || m->session.device.kind == WIRE_DEVICE_CPU ||
+                  m->session.device.kind == WIRE_DEVICE_CUDA);
     } else if (kind->decode == decode_reply) {
         const struct wire_reply *m = &message->reply;
         cr_assert((unsigned)m->error.status < WIRE_STATUS_END);
         cr_assert(is_text(m->error.detail, sizeof(m->error.detail)));
-        cr_assert(m->kind <= WIRE_REPLY_STATS);
+        cr_assert(m->kind <= WIRE_REPLY_INFO);
         cr_assert(m->kind != WIRE_REPLY_PLAN || is_text(m->plan.family, WIRE_NAME_BYTES));
         cr_assert(m->kind != WIRE_REPLY_STATS || is_text(m->stats.version, WIRE_NAME_BYTES));
+        if (m->kind == WIRE_REPLY_INFO) {
+            expect_info_in_range(&m->info);
+        }
     } else if (message->request.kind == WIRE_ADD_PLAN) {
         const struct wire_plan *plan = &message->request.plan;
         cr_assert(plan->tensors <= WIRE_MAX_TENSORS);
@@ -153,7 +170,7 @@ static void expect_in_range(const struct kind *kind, const union any_message *me
         }
     } else {
         cr_assert(
-            message->request.kind > WIRE_REQUEST_NONE && message->request.kind <= WIRE_GET_STATS);
+            message->request.kind > WIRE_REQUEST_NONE && message->request.kind <= WIRE_GET_INFO);
     }
 }
 
@@ -184,7 +201,10 @@ Test(codec, the_largest_messages_fit)
 
     request.id = UINT32_MAX;
     request.kind = WIRE_SUBMIT;
-    request.submit = (struct wire_submit){UINT32_MAX, UINT32_MAX, WIRE_MAX_CALLS, {{0}}};
+    request.submit = (struct wire_submit){.lane = UINT32_MAX,
+        .first_sequence = UINT32_MAX,
+        .epoch = UINT32_MAX,
+        .calls = WIRE_MAX_CALLS};
     for (size_t i = 0; i < WIRE_MAX_CALLS; i++) {
         struct wire_call *call = &request.submit.call[i];
         call->plan = UINT32_MAX;
@@ -244,6 +264,10 @@ Test(codec, encoding_refuses_counts_beyond_their_arrays)
     cr_expect_eq(codec_encode_request(&request, buffer, sizeof(buffer)), 0, "a request of no kind");
     struct wire_gate_request gate = {0};
     cr_expect_eq(codec_encode_gate_request(&gate, buffer, sizeof(buffer)), 0);
+    static struct wire_reply reply = {.kind = WIRE_REPLY_INFO};
+    cr_expect_neq(codec_encode_reply(&reply, buffer, sizeof(buffer)), 0);
+    reply.info.families = WIRE_MAX_FAMILIES + 1;
+    cr_expect_eq(codec_encode_reply(&reply, buffer, sizeof(buffer)), 0);
 }
 
 Test(codec, strings_without_an_end_are_cut)
@@ -408,6 +432,7 @@ Test(codec, without_the_later_fields_every_feature_is_off)
     cr_assert(codec_decode_request(message.data, message.size, &request, &error));
     cr_expect_eq(request.submit.call[0].dropout_seed, 0);
     cr_expect_eq(request.submit.call[0].dropout_offset, 0);
+    cr_expect_eq(request.submit.epoch, 0);
 
     /* and what is off takes no bytes */
     size_t size = codec_encode_request(&request, buffer, sizeof(buffer));
@@ -417,6 +442,24 @@ Test(codec, without_the_later_fields_every_feature_is_off)
     cr_expect_eq(codec_encode_request(&later, again, sizeof(again)), size + 9 + 2);
     cr_assert(codec_decode_request(again, size + 9 + 2, &request, &error));
     cr_expect_eq(request.submit.call[0].dropout_seed, UINT64_C(0x0123456789abcdef));
+}
+
+/* What a peer of minor 0 says of memory, and says the same way now. */
+Test(codec, memory_of_no_kind_is_a_descriptor_of_shared_memory)
+{
+    struct bytes add = {0};
+    struct wire_gate_request request;
+    struct wire_error error;
+
+    bytes_put_number(&add, 1, 4096);
+    struct bytes message = bytes_around(3, &add);
+    cr_assert(codec_decode_gate_request(message.data, message.size, &request, &error));
+    cr_expect_eq(request.kind, WIRE_GATE_ADD_REGION);
+    cr_expect_eq(request.memory, WIRE_MEMORY_SHM);
+    cr_expect_eq(request.bytes, 4096);
+    cr_expect_eq(request.reserve, 0);
+    cr_expect_eq(codec_encode_gate_request(&request, buffer, sizeof(buffer)), message.size);
+    cr_expect_eq(memcmp(buffer, message.data, message.size), 0);
 }
 
 Test(codec, control_characters_do_not_get_through)

@@ -146,6 +146,68 @@ Test(fault, broken_sessions_are_refused)
     expect_refused(GATE_REPLY, bytes_around(4, &bare), "session.device is missing");
 }
 
+static struct bytes region_with(uint64_t kind, size_t handle)
+{
+    struct bytes region = {0};
+    char text[128];
+
+    bytes_put_number(&region, 1, 4096);
+    bytes_put_number(&region, 2, kind);
+    bytes_put_text(&region, 3, bytes_filled(text, handle));
+    return bytes_around(3, &region);
+}
+
+Test(fault, offers_of_memory_carry_what_their_kind_needs)
+{
+    static const char handle[] = "add_region.handle";
+    struct bytes good = region_with(WIRE_MEMORY_CUDA_IPC, WIRE_HANDLE_BYTES);
+    struct wire_gate_request request;
+    struct wire_error error;
+
+    cr_assert(
+        codec_decode_gate_request(good.data, good.size, &request, &error), "%s", error.detail);
+    cr_expect_eq(request.memory, WIRE_MEMORY_CUDA_IPC);
+    expect_refused(GATE_REQUEST, region_with(WIRE_MEMORY_CUDA_IPC, 0), "handle has 0 bytes");
+    expect_refused(GATE_REQUEST, region_with(WIRE_MEMORY_CUDA_IPC, 63), "handle has 63 bytes");
+    expect_refused(GATE_REQUEST, region_with(WIRE_MEMORY_CUDA_IPC, 65), handle);
+    expect_refused(GATE_REQUEST, region_with(WIRE_MEMORY_SHM, 64), handle);
+    expect_refused(GATE_REQUEST, region_with(WIRE_MEMORY_CUDA_VMM, 1), handle);
+    expect_refused(GATE_REQUEST, region_with(3, 0), "add_region.kind is 3");
+}
+
+static struct bytes info_with(uint64_t mps, size_t families, size_t name, bool limits)
+{
+    static const struct bytes nothing;
+    struct bytes info = {0};
+    struct bytes device = {0};
+    char text[128];
+
+    bytes_put_number(&device, 1, WIRE_DEVICE_CUDA);
+    bytes_put_message(&info, 1, &device);
+    bytes_put_number(&info, 3, mps);
+    for (size_t i = 0; i < families; i++) {
+        bytes_put_text(&info, 5, bytes_filled(text, name));
+    }
+    if (limits) {
+        bytes_put_message(&info, 6, &nothing);
+    }
+    return bytes_around(7, &info);
+}
+
+Test(fault, broken_facts_about_a_daemon_are_refused)
+{
+    struct bytes good = info_with(WIRE_MPS_ON, WIRE_MAX_FAMILIES, WIRE_NAME_BYTES - 1, true);
+    struct wire_reply reply;
+    struct wire_error error;
+
+    cr_assert(codec_decode_reply(good.data, good.size, &reply, &error), "%s", error.detail);
+    cr_expect_eq(reply.info.families, WIRE_MAX_FAMILIES);
+    expect_refused(REPLY, info_with(3, 1, 3, true), "info.mps is 3");
+    expect_refused(REPLY, info_with(0, WIRE_MAX_FAMILIES + 1, 3, true), "info.families");
+    expect_refused(REPLY, info_with(0, 1, WIRE_NAME_BYTES, true), "info.families");
+    expect_refused(REPLY, info_with(0, 1, 3, false), "info.limits is missing");
+}
+
 static struct bytes plan_with(
     uint64_t direction, uint64_t alignment, const struct bytes *tensor, size_t tensors)
 {
@@ -242,8 +304,8 @@ Test(fault, unknown_statuses_are_refused)
     struct bytes message = {0};
 
     bytes_put_number(&message, 2, WIRE_STATUS_END);
-    expect_refused(REPLY, message, "status is 17");
-    expect_refused(GATE_REPLY, message, "status is 17");
+    expect_refused(REPLY, message, "status is 18");
+    expect_refused(GATE_REPLY, message, "status is 18");
 }
 
 Test(fault, wrong_types_and_lengths_name_their_field)
@@ -253,6 +315,7 @@ Test(fault, wrong_types_and_lengths_name_their_field)
     bytes_put_text(&body, 1, "a string where a number belongs");
     expect_refused(REQUEST, bytes_around(4, &body), "drop_plan.plan");
     expect_refused(GATE_REQUEST, bytes_around(3, &body), "add_region.bytes");
+    expect_refused(GATE_REQUEST, bytes_around(5, &body), "extend_region.region");
     expect_refused(REPLY, bytes_around(5, &body), "failed.lane");
 
     struct bytes cut = {0};

@@ -65,7 +65,7 @@ Test(gate, opening_tells_limits_version_and_device)
     static const uint8_t zero[WIRE_TOKEN_BYTES];
     open_session();
     cr_expect_eq(client.session.major, WIRE_MAJOR);
-    cr_expect_eq(client.session.device_kind, WIRE_DEVICE_CPU);
+    cr_expect_eq(client.session.device.kind, WIRE_DEVICE_CPU);
     cr_expect_eq(client.session.limits.regions, 4);
     cr_expect_eq(client.session.limits.region_bytes, 1U << 20);
     cr_expect_neq(client.session.limits.workspace_bytes, 0);
