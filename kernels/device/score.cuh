@@ -53,8 +53,10 @@ PTX_FUNCTION struct score_head score_head_of(
     score.softcap = capped ? problem.softcap * SCORE_LOG2E : 0.0F;
     score.scale = capped ? problem.scale / problem.softcap : problem.scale * SCORE_LOG2E;
     score.off = problem.alignment == ATTN_BOTTOM_RIGHT ? (int64_t)keys - queries : 0;
-    score.left = problem.window_left;
-    score.right = problem.window_right;
+    /* Wider windows hide nothing; cut to this, sums with them have room. */
+    int64_t widest = (int64_t)queries + keys;
+    score.left = problem.window_left < widest ? problem.window_left : widest;
+    score.right = problem.window_right < widest ? problem.window_right : widest;
     score.queries = queries;
     score.keys = keys;
     score.slope = 0.0F;
@@ -111,11 +113,12 @@ PTX_FUNCTION int32_t score_end_query(const struct score_head &score, int64_t j)
     return (int32_t)(end < 0 ? 0 : end > score.queries ? score.queries : end);
 }
 
-/* Whether all of rows x columns from (row, column) on is visible, so that no mask is needed. */
+/* Whether all of rows x columns from (row, column) on exists and is visible: no mask is needed. */
 PTX_FUNCTION bool score_sees_all(
     const struct score_head &score, int32_t row, int32_t rows, int32_t column, int32_t columns)
 {
-    return (int64_t)column + columns <= score_end_key(score, row) &&
+    return (int64_t)row + rows <= score.queries &&
+           (int64_t)column + columns <= score_end_key(score, row) &&
            column >= score_first_key(score, (int64_t)row + rows - 1);
 }
 
