@@ -21,6 +21,7 @@
 /* The rate is that of the groups of about the last so many nanoseconds of device time. */
 #define RATE_WINDOW_NS 20e6
 #define RATE_START_NS 1e6 /* weight of the backend's guess */
+#define SMALL 4           /* so many times less than the budget */
 
 enum command_kind {
     COMMAND_OPEN,
@@ -41,7 +42,14 @@ struct command {
 struct control {
     struct page *page; /* borrowed from the session */
     void *device;      /* NULL: the device does not write it */
+
+    /* Lanes (bit i: lane i) whose `done` the group that runs moves by itself if it succeeds, and how
+     * far: the results up to there are written already. */
+    uint32_t marked_lanes;
+    uint32_t marked[PAGE_LANES];
 };
+
+_Static_assert(PAGE_LANES <= 32, "a bit per lane");
 
 struct notice {
     struct job *job;  /* ended, or NULL: */
@@ -69,7 +77,8 @@ struct engine {
     unsigned spares;
     double rate_flops;
     double rate_ns;
-    bool has_news; /* notices that the I/O thread was not woken for */
+    uint64_t last_end_ns; /* of a group */
+    bool has_news;        /* notices that the I/O thread was not woken for */
     bool spins;
 };
 
@@ -114,10 +123,47 @@ static void on_ended(void *context, struct job *job)
     notify(context, job, 0);
 }
 
+static void on_foretold(void *context, struct group *group, uint32_t session, uint32_t lane,
+    uint32_t sequence, enum wire_status status)
+{
+    struct engine *engine = context;
+    struct control *control = &engine->controls[session];
+    if (control->device == NULL) {
+        return;
+    }
+    page_write_result(lane_of(engine, session, lane), sequence, status);
+    struct page *page = control->device;
+    void *done = &page->lane[lane].done;
+    if (group->marks == 0 || group->mark[group->marks - 1].word != done) {
+        group->mark[group->marks++].word = done;
+    }
+    group->mark[group->marks - 1].value = sequence;
+    control->marked_lanes |= UINT32_C(1) << lane;
+    control->marked[lane] = sequence;
+}
+
 static void on_finished(
     void *context, uint32_t session, uint32_t lane, uint32_t sequence, enum wire_status status)
 {
-    page_finish(lane_of(context, session, lane), sequence, status);
+    struct engine *engine = context;
+    struct control *control = &engine->controls[session];
+    struct page_lane *page_lane = lane_of(engine, session, lane);
+    uint32_t bit = UINT32_C(1) << lane;
+    if ((control->marked_lanes & bit) == 0) {
+        page_finish(page_lane, sequence, status);
+    } else if (sequence == control->marked[lane]) {
+        control->marked_lanes &= ~bit;
+        page_wake(page_lane);
+    }
+}
+
+/* The device did not do it after all. */
+static void take_marks_back(struct engine *engine, const struct group *group)
+{
+    for (size_t i = 0; i < group->members; i++) {
+        const struct job *job = group->job[i];
+        engine->controls[job->session].marked_lanes &= ~(UINT32_C(1) << job->lane);
+    }
 }
 
 static void on_closed(void *context, uint32_t session)
@@ -152,10 +198,25 @@ static bool take_commands(struct engine *engine)
     return any;
 }
 
-static void learn_rate(struct engine *engine, const struct group *group)
+static double budget_flops(const struct engine *engine)
 {
+    double budget = engine->rate_flops / engine->rate_ns * (double)engine->options.group_budget_ns;
+    return budget > 1 ? budget : 1;
+}
+
+/* A group has the device from the end of the one before it, where they overlap. One that was small and
+ * short says more of how long a launch takes than of the rate. */
+static void learn_rate(struct engine *engine, const struct group *group, uint64_t end_ns)
+{
+    uint64_t begin_ns =
+        group->launched_ns > engine->last_end_ns ? group->launched_ns : engine->last_end_ns;
+    double took_ns = (double)(end_ns - begin_ns);
+    double budget_ns = (double)engine->options.group_budget_ns;
+    if (took_ns < budget_ns / SMALL && group->flops < budget_flops(engine) / SMALL) {
+        return;
+    }
     engine->rate_flops += group->flops;
-    engine->rate_ns += (double)(now_ns() - group->launched_ns);
+    engine->rate_ns += took_ns;
     if (engine->rate_ns > RATE_WINDOW_NS) {
         engine->rate_flops /= 2;
         engine->rate_ns /= 2;
@@ -164,6 +225,9 @@ static void learn_rate(struct engine *engine, const struct group *group)
 
 static void end_group(struct engine *engine, struct group *group, enum wire_status status)
 {
+    if (status != WIRE_OK) {
+        take_marks_back(engine, group);
+    }
     scheduler_end(engine->scheduler, group, status);
     engine->spare[engine->spares++] = group;
 }
@@ -175,9 +239,11 @@ static bool end_groups(struct engine *engine)
     enum wire_status status;
     struct group *group;
     while ((group = backend->ops->poll(backend, &status)) != NULL) {
+        uint64_t end_ns = now_ns();
         if (status == WIRE_OK) {
-            learn_rate(engine, group);
+            learn_rate(engine, group, end_ns);
         }
+        engine->last_end_ns = end_ns;
         end_group(engine, group, status);
         any = true;
     }
@@ -197,10 +263,9 @@ static bool start_groups(struct engine *engine)
     struct backend *backend = engine->options.backend;
     bool any = false;
     while (engine->spares > 0) {
-        double budget =
-            engine->rate_flops / engine->rate_ns * (double)engine->options.group_budget_ns;
         struct group *group = engine->spare[engine->spares - 1];
-        if (!scheduler_pick(engine->scheduler, budget > 1 ? budget : 1, group)) {
+        group->marks = 0;
+        if (!scheduler_pick(engine->scheduler, budget_flops(engine), group)) {
             break;
         }
         engine->spares--;
@@ -264,6 +329,7 @@ static bool create_parts(struct engine *engine)
         .context = engine,
         .ready = on_ready,
         .started = on_started,
+        .foretold = on_foretold,
         .ended = on_ended,
         .finished = on_finished,
         .closed = on_closed,

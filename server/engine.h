@@ -45,7 +45,7 @@ void engine_close_session(struct engine *engine, uint32_t session);
 void engine_post(struct engine *engine, struct job *job);
 
 /* The next ended job (error.status says how), or NULL. A job is here before its client can see on the
- * control page that it has ended. */
+ * control page that it has ended, unless it is the device that writes the session's page. */
 struct job *engine_take_ended(struct engine *engine);
 
 /* The next session fully closed, or false: call it after engine_take_ended() has returned NULL. All of

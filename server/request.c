@@ -136,12 +136,19 @@ static void get_info(struct request_handler *handler, struct session *session)
     reply(handler, &session->peer, &message);
 }
 
-/* The engine gives a job back before its client can see that it has ended, so whoever keeps to the
- * credit is within it once all that came back has been taken. */
+/* How many requests of a session there may be. The engine gives a job back before its client can see
+ * that it has ended, so whoever keeps to the credit is within it once all that came back has been
+ * taken; but where the device tells the client, as many again may be on their way here. */
+static uint32_t most_in_flight(const struct session_options *options)
+{
+    bool device_tells = options->backend->ops->pin_page != NULL;
+    return options->limits.in_flight * (device_tells ? 2 : 1);
+}
+
 static bool has_credit(
     struct request_handler *handler, const struct session *session, uint32_t calls)
 {
-    uint32_t limit = handler->sessions->options.limits.in_flight;
+    uint32_t limit = most_in_flight(&handler->sessions->options);
 
     if (session->in_flight + calls > limit) {
         request_collect(handler);
@@ -292,7 +299,7 @@ static void collect(void *handler)
 
 uint32_t request_max_jobs(const struct session_options *options)
 {
-    return options->limits.in_flight * session_slots(options);
+    return most_in_flight(options) * session_slots(options);
 }
 
 struct request_handler *request_handler_create(

@@ -29,9 +29,13 @@ struct lane {
     uint32_t array_finished; /* told to finished() */
     uint8_t array_status[WIRE_MAX_CALLS];
 
+    uint32_t poisoned_epoch; /* 0: not poisoned */
+    uint32_t poisoned_first; /* the submission that did it, whose other jobs run all the same */
+
     /* The pick at hand. */
     uint64_t pick;
     struct list_node *next;
+    uint32_t ends; /* bit i: the group holds what is left of job array_first + i */
 };
 
 struct session {
@@ -111,6 +115,20 @@ static void tell_finished(struct scheduler *scheduler, struct lane *lane)
     }
 }
 
+static bool is_poisoned(const struct lane *lane, const struct job *job)
+{
+    return job->epoch != 0 && job->epoch == lane->poisoned_epoch &&
+           job->array_first != lane->poisoned_first;
+}
+
+static void poison(struct lane *lane, const struct job *job)
+{
+    if (job->epoch != 0 && job->epoch != lane->poisoned_epoch) {
+        lane->poisoned_epoch = job->epoch;
+        lane->poisoned_first = job->array_first;
+    }
+}
+
 static void end_job(struct scheduler *scheduler, struct lane *lane, struct job *job)
 {
     uint32_t index = job->sequence - job->array_first;
@@ -122,6 +140,9 @@ static void end_job(struct scheduler *scheduler, struct lane *lane, struct job *
     }
     lane->array_ended |= UINT32_C(1) << index;
     lane->array_status[index] = (uint8_t)job->error.status;
+    if (job->error.status != WIRE_OK) {
+        poison(lane, job);
+    }
     if (job->workspace != NULL) {
         arena_release(scheduler->arena, job->workspace);
         job->workspace = NULL;
@@ -146,13 +167,18 @@ static void end_unrunnable(struct scheduler *scheduler, struct lane *lane)
     for (struct list_node *at = lane->jobs.head.next; (job = head_job(lane, at)) != NULL;
          at = next) {
         next = at->next;
-        if (job->running || (job->error.status == WIRE_OK && !closing)) {
+        if (job->running) {
             continue;
         }
-        if (job->error.status == WIRE_OK) {
+        if (job->error.status == WIRE_OK && closing) {
             set_error(job, WIRE_CANCELLED, "the session closed before the request had run");
+        } else if (job->error.status == WIRE_OK && is_poisoned(lane, job)) {
+            set_error(job, WIRE_LANE_POISONED,
+                "an earlier request of the lane failed; nothing runs in it until it is reset");
         }
-        end_job(scheduler, lane, job);
+        if (job->error.status != WIRE_OK) {
+            end_job(scheduler, lane, job);
+        }
     }
 }
 
@@ -317,6 +343,40 @@ static void use_leftover(struct scheduler *scheduler, struct pick *pick)
     }
 }
 
+/* Tells what the lane's jobs in the group will finish: those in front of them have ended, or are in it
+ * as well. */
+static void foretell_lane(struct scheduler *scheduler, struct group *group, struct lane *lane)
+{
+    const struct job *first = job_of(list_first(&lane->jobs));
+    bool fresh = lane->array_first != first->array_first; /* none of them has ended yet */
+    uint32_t ended = fresh ? 0 : lane->array_ended;
+    uint32_t will_end = ended | lane->ends;
+    for (uint32_t i = fresh ? 0 : lane->array_finished;
+         i < WIRE_MAX_CALLS && (will_end >> i & 1) != 0; i++) {
+        enum wire_status status =
+            (ended >> i & 1) != 0 ? (enum wire_status)lane->array_status[i] : WIRE_OK;
+        scheduler->hooks.foretold(scheduler->hooks.context, group, lane->session, lane->number,
+            first->array_first + i, status);
+    }
+}
+
+static void foretell(struct scheduler *scheduler, struct group *group)
+{
+    for (size_t i = 0; i < group->members; i++) {
+        const struct job *job = group->job[i];
+        if (group->slice[i].end == job->tiles) {
+            lane_of(scheduler, job)->ends |= UINT32_C(1) << (job->sequence - job->array_first);
+        }
+    }
+    for (size_t i = 0; i < group->members; i++) {
+        struct lane *lane = lane_of(scheduler, group->job[i]);
+        if (lane->ends != 0) {
+            foretell_lane(scheduler, group, lane);
+            lane->ends = 0;
+        }
+    }
+}
+
 /* -- the interface ------------------------------------------------------------------------------ */
 
 struct scheduler *scheduler_create(
@@ -442,10 +502,12 @@ bool scheduler_pick(struct scheduler *scheduler, double budget_flops, struct gro
     }
     use_leftover(scheduler, &pick);
     share_settle(&scheduler->root, pick.quantum);
-    if (group->members > 0) {
-        group->id = ++scheduler->groups;
+    if (group->members == 0) {
+        return false;
     }
-    return group->members > 0;
+    group->id = ++scheduler->groups;
+    foretell(scheduler, group);
+    return true;
 }
 
 void scheduler_end(struct scheduler *scheduler, struct group *group, enum wire_status status)

@@ -5,7 +5,8 @@
  * thread) does what the hooks and the groups say. Nothing is allocated after scheduler_create().
  *
  * The jobs of a lane run in order, except that those of one submission (equal array_first) are
- * independent of each other; at most one group of a lane runs at a time.
+ * independent of each other; at most one group of a lane runs at a time. A job that fails poisons its
+ * lane: those of later submissions with its epoch end as WIRE_LANE_POISONED without running.
  */
 #pragma once
 
@@ -23,6 +24,10 @@ struct scheduler_hooks {
     bool (*ready)(void *context, uint32_t session, uint32_t lane, uint32_t sequence);
     /* The latest job of a lane that is about to run for the first time. */
     void (*started)(void *context, uint32_t session, uint32_t lane, uint32_t sequence);
+    /* If the group just picked succeeds, finished() will say this, without anything else of the lane
+     * before it; in the order of the lane. */
+    void (*foretold)(void *context, struct group *group, uint32_t session, uint32_t lane,
+        uint32_t sequence, enum wire_status status);
     /* The job has ended and is the owner's again; out of order within a submission. */
     void (*ended)(void *context, struct job *job);
     /* How a job ended; in the order of the lane, each after its ended(). */

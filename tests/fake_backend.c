@@ -1,5 +1,6 @@
 #include "fake_backend.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "job.h"
@@ -68,6 +69,18 @@ static const char *judge_against(const struct group *group, const struct group *
     return NULL;
 }
 
+static const char *judge_marks(const struct group *group)
+{
+    for (size_t i = 0; i < group->marks; i++) {
+        for (size_t j = 0; j < i; j++) {
+            if (group->mark[i].word == group->mark[j].word) {
+                return "a word is marked twice";
+            }
+        }
+    }
+    return group->marks > group->members ? "a group marks more lanes than it has members" : NULL;
+}
+
 static const char *judge(const struct fake_backend *fake, const struct group *group)
 {
     const char *fault = judge_against(group, group);
@@ -83,11 +96,14 @@ static const char *judge(const struct fake_backend *fake, const struct group *gr
     for (size_t i = 0; i < fake->runs && fault == NULL; i++) {
         fault = judge_against(group, fake->running[i]);
     }
-    return fault;
+    return fault != NULL ? fault : judge_marks(group);
 }
 
 static void end(struct fake_backend *fake, struct group *group, enum wire_status status)
 {
+    for (size_t i = 0; status == WIRE_OK && i < group->marks; i++) {
+        atomic_store((_Atomic uint32_t *)group->mark[i].word, group->mark[i].value);
+    }
     fake->ended[fake->ends] = group;
     fake->ended_status[fake->ends++] = status;
 }
@@ -117,7 +133,7 @@ static struct group *poll_ended(struct backend *backend, enum wire_status *statu
     struct fake_backend *fake = fake_of(backend);
     struct group *group = NULL;
     pthread_mutex_lock(&fake->lock);
-    if (fake->ends > 0) {
+    if (fake->ends > 0 && !fake->holds_ends) {
         group = fake->ended[--fake->ends];
         *status = fake->ended_status[fake->ends];
     }

@@ -2,7 +2,8 @@
  * A backend without a device: groups run until the test says that they have ended, in any order.
  *
  * Every group submitted is judged: keys not mixed, a job or lane not twice at a time, slices in order
- * and not empty, workspaces within the backend's and disjoint. The first fault is kept as a sentence.
+ * and not empty, workspaces within the backend's and disjoint, no word marked twice. The first fault is
+ * kept as a sentence. The marks of a group that ends well are written at once, as a device would.
  * Functions may be called from any thread.
  */
 #pragma once
@@ -22,6 +23,7 @@ struct fake_backend {
     enum wire_status ended_status[FAKE_MAX_GROUPS];
     size_t ends;
     bool at_once;            /* groups end by themselves */
+    bool holds_ends;         /* poll says nothing of them yet; their marks are written */
     enum wire_status refuse; /* what submit answers; WIRE_OK: it takes the group */
     uint64_t submitted;
     const char *fault; /* NULL: none */

@@ -26,9 +26,62 @@ static void on_started(void *context, uint32_t session, uint32_t lane, uint32_t 
     at->started = sequence;
 }
 
+static void on_foretold(void *context, struct group *group, uint32_t session, uint32_t lane,
+    uint32_t sequence, enum wire_status status)
+{
+    struct world *world = context;
+    struct world_lane *at = &world->lane[session][lane];
+    if (at->foretelling != NULL && at->foretelling != group) {
+        blame(world, "two groups foretell the ends of one lane");
+    }
+    if (sequence != (at->foretelling == NULL ? at->done : at->foretold) + 1) {
+        blame(world, "what is foretold skips a job or goes back");
+    }
+    at->foretelling = group;
+    at->foretold = sequence;
+    at->foretold_status[sequence % WIRE_MAX_CALLS] = (uint8_t)status;
+    world->foretold++;
+}
+
+static void judge_foretold(struct world *world, const struct world_lane *at, const struct job *job)
+{
+    const struct group *group = at->foretelling;
+    if (group == NULL || !page_reached(at->foretold, job->sequence)) {
+        bool of_group = world->ending != NULL && job->group_id == world->ending->id;
+        if (of_group && job->error.status == WIRE_OK && !at->cancels) {
+            blame(world, "a group finishes a job and had not foretold it");
+        }
+    } else if (world->ending == group) {
+        if (at->foretold_status[job->sequence % WIRE_MAX_CALLS] != (uint8_t)job->error.status) {
+            blame(world, "a job finished with another status than was foretold");
+        }
+    } else if (world->failing != group) {
+        blame(world, "a foretold job finished before its group had ended");
+    }
+}
+
+static void judge_poison(struct world *world, struct world_lane *at, const struct job *job)
+{
+    enum wire_status status = job->error.status;
+    bool poisoned =
+        job->epoch != 0 && job->epoch == at->failed_epoch && job->array_first != at->failed_first;
+    if (status == WIRE_LANE_POISONED && (!poisoned || job->next_tile > 0)) {
+        blame(world, "a job was poisoned by nothing, or after it had started");
+    }
+    if (poisoned && (status == WIRE_OK || status == WIRE_DEVICE_FAULT)) {
+        blame(world, "a poisoned job ran");
+    }
+    if (!poisoned && job->epoch != 0 && status != WIRE_OK && job->epoch != at->failed_epoch) {
+        at->failed_epoch = job->epoch;
+        at->failed_first = job->array_first;
+    }
+    at->cancels |= status == WIRE_CANCELLED;
+}
+
 static void on_ended(void *context, struct job *job)
 {
     struct world *world = context;
+    judge_poison(world, &world->lane[job->session][job->lane], job);
     if (world->job_ended[job - world->job]) {
         blame(world, "a job ended twice");
     }
@@ -56,6 +109,8 @@ static void on_finished(
         blame(world, "`done` passes a job that has not ended");
     } else if (job->error.status != status) {
         blame(world, "a job finished with another status than it ended with");
+    } else {
+        judge_foretold(world, at, job);
     }
     at->done = sequence;
 }
@@ -82,6 +137,7 @@ struct world *world_create(unsigned max_groups, uint64_t workspace_bytes)
         .context = world,
         .ready = on_ready,
         .started = on_started,
+        .foretold = on_foretold,
         .ended = on_ended,
         .finished = on_finished,
         .closed = on_closed,
@@ -163,6 +219,23 @@ size_t world_pick(struct world *world, double budget)
     return group->members;
 }
 
+/* All that a group foretold has come true, or was not to. */
+static void settle_foretold(struct world *world, const struct group *group, enum wire_status status)
+{
+    for (uint32_t session = 0; session < WORLD_SESSIONS; session++) {
+        for (uint32_t lane = 0; lane < WORLD_LANES; lane++) {
+            struct world_lane *at = &world->lane[session][lane];
+            if (at->foretelling != group) {
+                continue;
+            }
+            if (status == WIRE_OK && !page_reached(at->done, at->foretold)) {
+                blame(world, "a foretold job did not finish");
+            }
+            at->foretelling = NULL;
+        }
+    }
+}
+
 void world_complete(struct world *world, size_t index, enum wire_status status)
 {
     struct backend *backend = &world->fake.backend;
@@ -170,5 +243,10 @@ void world_complete(struct world *world, size_t index, enum wire_status status)
     fake_backend_complete(&world->fake, index, status);
     struct group *group = backend->ops->poll(backend, &told);
     world->group_runs[group - world->group] = false;
+    world->ending = told == WIRE_OK ? group : NULL;
+    world->failing = told == WIRE_OK ? NULL : group;
     scheduler_end(world->scheduler, group, told);
+    world->ending = NULL;
+    world->failing = NULL;
+    settle_foretold(world, group, told);
 }

@@ -19,6 +19,16 @@ struct world_lane {
     uint32_t ready;
     uint32_t started;
     uint32_t done;
+
+    /* What the group that runs was said to finish: sequences up to foretold, in order. */
+    const struct group *foretelling; /* NULL: nothing */
+    uint32_t foretold;
+    uint8_t foretold_status[WIRE_MAX_CALLS]; /* at sequence % WIRE_MAX_CALLS */
+
+    bool cancels; /* a job of it was cancelled */
+    uint32_t
+        failed_epoch; /* the latest epoch of which a job failed, and the submission that had it */
+    uint32_t failed_first;
 };
 
 struct world {
@@ -27,6 +37,8 @@ struct world {
     struct scheduler *scheduler;
     struct group group[FAKE_MAX_GROUPS];
     bool group_runs[FAKE_MAX_GROUPS];
+    const struct group *ending; /* well, at the moment; or NULL */
+    const struct group *failing;
     struct world_lane lane[WORLD_SESSIONS][WORLD_LANES];
     bool open[WORLD_SESSIONS];
     bool holds_ready; /* false: everything is ready */
@@ -35,6 +47,7 @@ struct world {
     struct job *queued[WORLD_SESSIONS][WORLD_LANES][WORLD_QUEUED]; /* at sequence % WORLD_QUEUED */
     uint32_t jobs;
     uint32_t ended;
+    uint32_t foretold; /* in all */
     int closed;
     const char *fault; /* the first wrong call of a hook; NULL: none */
 };

@@ -1,6 +1,8 @@
 #include "engine.h"
 
+#include <linux/futex.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -21,6 +23,7 @@ struct bench {
     struct bell woken;
     struct page *page[SESSIONS];
     int page_fd[SESSIONS];
+    struct page *device_page[SESSIONS];  /* the same as a device sees it; NULL: it does not */
     uint32_t next[SESSIONS][PAGE_LANES]; /* sequence of the next job */
     uint32_t in_lane[SESSIONS][PAGE_LANES];
     struct job job[JOBS];
@@ -47,7 +50,7 @@ static void on_wake(void *context)
     bell_ring(&bench->woken, 1);
 }
 
-static struct bench *create(unsigned max_groups)
+static struct bench *create_with_budget(unsigned max_groups, uint64_t group_budget_ns)
 {
     struct bench *bench = calloc(1, sizeof(*bench));
     CHECK(bench != NULL);
@@ -61,7 +64,7 @@ static struct bench *create(unsigned max_groups)
         .backend = &bench->fake.backend,
         .max_jobs = JOBS,
         .max_sessions = SESSIONS,
-        .group_budget_ns = 500000,
+        .group_budget_ns = group_budget_ns,
         .wake = on_wake,
         .wake_context = bench,
     };
@@ -70,28 +73,50 @@ static struct bench *create(unsigned max_groups)
     return bench;
 }
 
+static struct bench *create(unsigned max_groups)
+{
+    return create_with_budget(max_groups, 500000);
+}
+
+static void close_page(struct bench *bench, uint32_t session)
+{
+    page_unmap(bench->page[session]);
+    page_unmap(bench->device_page[session]);
+    close(bench->page_fd[session]);
+    bench->page[session] = NULL;
+    bench->device_page[session] = NULL;
+}
+
 static void destroy(struct bench *bench)
 {
     engine_destroy(bench->engine);
     CHECK(fake_backend_fault(&bench->fake) == NULL);
     fake_backend_finish(&bench->fake);
-    for (int i = 0; i < SESSIONS; i++) {
+    for (uint32_t i = 0; i < SESSIONS; i++) {
         if (bench->page[i] != NULL) {
-            page_unmap(bench->page[i]);
-            close(bench->page_fd[i]);
+            close_page(bench, i);
         }
     }
     free(bench);
 }
 
-static void open_session(struct bench *bench, uint32_t session)
+static void open_session_on(struct bench *bench, uint32_t session, bool device_sees_page)
 {
+    struct wire_error error;
     CHECK(page_create(&bench->page_fd[session], &bench->page[session]) == 0);
+    CHECK(!device_sees_page ||
+          page_map(bench->page_fd[session], &bench->device_page[session], &error));
     for (uint32_t lane = 0; lane < PAGE_LANES; lane++) {
         bench->next[session][lane] = 1;
         CHECK(bench->in_lane[session][lane] == 0);
     }
-    engine_open_session(bench->engine, session, 100 + session % 2, bench->page[session], NULL);
+    engine_open_session(bench->engine, session, 100 + session % 2, bench->page[session],
+        bench->device_page[session]);
+}
+
+static void open_session(struct bench *bench, uint32_t session)
+{
+    open_session_on(bench, session, false);
 }
 
 static struct page_lane *page_lane(struct bench *bench, uint32_t session, uint32_t lane)
@@ -197,9 +222,7 @@ static void await_closed(struct bench *bench, uint32_t session)
     for (uint32_t lane = 0; lane < PAGE_LANES; lane++) {
         CHECK(bench->in_lane[session][lane] == 0);
     }
-    page_unmap(bench->page[session]);
-    close(bench->page_fd[session]);
-    bench->page[session] = NULL;
+    close_page(bench, session);
 }
 
 static void runs_a_request_when_its_inputs_are_ready(void)
@@ -270,6 +293,145 @@ static void failures_reach_the_page_and_the_job(void)
     await_ended(bench, 3);
     await_done(bench, 0, 0, 3);
     CHECK(result_of(bench, 0, 0, 3) == WIRE_NOT_FOUND);
+    destroy(bench);
+}
+
+static void hold_ends(struct bench *bench, bool hold)
+{
+    pthread_mutex_lock(&bench->fake.lock);
+    bench->fake.holds_ends = hold;
+    pthread_mutex_unlock(&bench->fake.lock);
+}
+
+static uint32_t done_of(struct bench *bench, uint32_t session, uint32_t lane)
+{
+    return atomic_load(&page_lane(bench, session, lane)->done);
+}
+
+static void post_pair(struct bench *bench, uint32_t session, uint32_t lane)
+{
+    uint32_t first = bench->next[session][lane];
+    set_ready(bench, session, lane, first - 1);
+    for (int i = 0; i < 2; i++) {
+        struct job *job = make_job(bench, session, lane);
+        job->array_first = first;
+        engine_post(bench->engine, job);
+    }
+    set_ready(bench, session, lane, first + 1);
+}
+
+/* The page says everything before the engine knows of it. */
+static void the_device_marks_what_has_ended(void)
+{
+    struct bench *bench = create(2);
+    open_session_on(bench, 0, true);
+    hold_ends(bench, true);
+    post_pair(bench, 0, 30);
+    await_running(bench, 1);
+    const struct group *group = fake_backend_group(&bench->fake, 0);
+    if (group->members < 2) { /* the engine was quick */
+        hold_ends(bench, false);
+        fake_backend_complete(&bench->fake, 0, WIRE_OK);
+        await_ended(bench, 1);
+        await_running(bench, 1);
+        hold_ends(bench, true);
+        group = fake_backend_group(&bench->fake, 0);
+    }
+    CHECK(group->marks == 1 && group->mark[0].value == 2);
+    CHECK(group->mark[0].word == &bench->device_page[0]->lane[30].done);
+    CHECK(done_of(bench, 0, 30) == (group->members == 2 ? 0 : 1));
+    CHECK(result_of(bench, 0, 30, 2) == WIRE_OK);
+
+    fake_backend_complete(&bench->fake, 0, WIRE_OK);
+    uint32_t before = bench->ended;
+    CHECK(done_of(bench, 0, 30) == 2);
+    sleep_ns(5000000);
+    CHECK(!take_one(bench) && bench->ended == before);
+
+    /* A client may lie in its page about itself: the processor does not touch what the device wrote. */
+    struct page_lane *lane = page_lane(bench, 0, 30);
+    atomic_store(&lane->results[2].status, 99);
+    atomic_store(&lane->done, 77);
+    hold_ends(bench, false);
+    await_ended(bench, 2);
+    sleep_ns(5000000);
+    CHECK(done_of(bench, 0, 30) == 77 && result_of(bench, 0, 30, 2) == 99);
+    destroy(bench);
+}
+
+static void *sleep_on_done(void *context)
+{
+    struct page_lane *lane = context;
+    const struct timespec timeout = {.tv_sec = 1};
+    atomic_fetch_add(&lane->sleepers, 1);
+    long rc =
+        syscall(SYS_futex, &lane->done, FUTEX_WAIT, atomic_load(&lane->done), &timeout, NULL, 0);
+    atomic_fetch_sub(&lane->sleepers, 1);
+    return rc == 0 ? lane : NULL;
+}
+
+/* Whoever sleeps on a word that the device has written is woken by the engine. */
+static void sleepers_are_woken_behind_the_device(void)
+{
+    struct bench *bench = create(1);
+    open_session_on(bench, 0, true);
+    void *woken = NULL;
+    for (uint32_t i = 1; i <= 5 && woken == NULL; i++) {
+        pthread_t thread;
+        hold_ends(bench, true);
+        post(bench, 0, 0);
+        set_ready(bench, 0, 0, i);
+        await_running(bench, 1);
+        fake_backend_complete(&bench->fake, 0, WIRE_OK);
+        CHECK(done_of(bench, 0, 0) == i);
+        CHECK(pthread_create(&thread, NULL, sleep_on_done, page_lane(bench, 0, 0)) == 0);
+        sleep_ns(50000000); /* it should sleep now; if not, there is another try */
+        hold_ends(bench, false);
+        CHECK(pthread_join(thread, &woken) == 0);
+        await_ended(bench, i);
+    }
+    CHECK(woken != NULL);
+    destroy(bench);
+}
+
+static void marks_of_a_failed_group_are_taken_back(void)
+{
+    struct bench *bench = create(1);
+    open_session_on(bench, 0, true);
+    open_session_on(bench, 1, false);
+    set_ready(bench, 0, 0, 100);
+    set_ready(bench, 1, 0, 100);
+    post(bench, 0, 0);
+    await_running(bench, 1);
+    fake_backend_complete(&bench->fake, 0, WIRE_INTERNAL);
+    await_ended(bench, 1);
+    await_done(bench, 0, 0, 1);
+    CHECK(result_of(bench, 0, 0, 1) == WIRE_INTERNAL);
+
+    pthread_mutex_lock(&bench->fake.lock);
+    bench->fake.refuse = WIRE_RESOURCE_EXHAUSTED;
+    pthread_mutex_unlock(&bench->fake.lock);
+    post(bench, 0, 0);
+    await_ended(bench, 2);
+    await_done(bench, 0, 0, 2);
+    CHECK(result_of(bench, 0, 0, 2) == WIRE_RESOURCE_EXHAUSTED);
+    pthread_mutex_lock(&bench->fake.lock);
+    bench->fake.refuse = WIRE_OK;
+    pthread_mutex_unlock(&bench->fake.lock);
+
+    /* A session whose page the device does not see is beside one whose page it does. */
+    post(bench, 0, 0);
+    await_running(bench, 1);
+    CHECK(fake_backend_group(&bench->fake, 0)->marks == 1);
+    fake_backend_complete(&bench->fake, 0, WIRE_OK);
+    post(bench, 1, 0);
+    await_running(bench, 1);
+    CHECK(fake_backend_group(&bench->fake, 0)->marks == 0);
+    CHECK(done_of(bench, 1, 0) == 0);
+    fake_backend_complete(&bench->fake, 0, WIRE_OK);
+    await_ended(bench, 4);
+    await_done(bench, 1, 0, 1);
+    CHECK(result_of(bench, 1, 0, 1) == WIRE_OK && done_of(bench, 0, 0) == 3);
     destroy(bench);
 }
 
@@ -351,6 +513,40 @@ static void post_array(struct bench *bench, struct dice *dice, uint32_t session,
     set_ready(bench, session, lane, bench->next[session][lane] - 1);
 }
 
+static void post_monster(struct bench *bench, uint32_t session)
+{
+    open_session(bench, session);
+    set_ready(bench, session, 0, 1);
+    struct job *job = make_job(bench, session, 0);
+    job->group_key = session;
+    job->tiles = 1000000;
+    job->flops = 1e11;
+    engine_post(bench->engine, job);
+}
+
+/* Two groups of a device that does 1e9 flops a second, always one behind the other. By launch and end
+ * of each alone it would look half as fast. */
+static void the_rate_of_groups_in_flight_is_the_devices(void)
+{
+    struct bench *bench = create_with_budget(2, 20000000);
+    post_monster(bench, 0);
+    post_monster(bench, 1);
+    await_running(bench, 2);
+    for (int i = 0; i < 12; i++) {
+        sleep_ns((long)fake_backend_group(&bench->fake, 0)->flops); /* and what the system adds */
+        fake_backend_complete(&bench->fake, 0, WIRE_OK);
+        await_running(bench, 2);
+    }
+    double flops = fake_backend_group(&bench->fake, 1)->flops;
+    CHECK(flops > 14e6 && flops < 20.1e6);
+    pthread_mutex_lock(&bench->fake.lock);
+    bench->fake.at_once = true;
+    pthread_mutex_unlock(&bench->fake.lock);
+    fake_backend_complete(&bench->fake, 1, WIRE_OK);
+    fake_backend_complete(&bench->fake, 0, WIRE_OK);
+    destroy(bench);
+}
+
 /* Groups end by themselves; sessions come and go with work in flight. */
 static void survives_a_storm(uint64_t seed)
 {
@@ -361,7 +557,7 @@ static void survives_a_storm(uint64_t seed)
     for (int step = 0; step < 3000; step++) {
         uint32_t session = dice_below(&dice, SESSIONS);
         if (!open[session]) {
-            open_session(bench, session);
+            open_session_on(bench, session, dice_one_in(&dice, 2));
             open[session] = true;
         } else if (dice_one_in(&dice, 100)) {
             engine_close_session(bench->engine, session);
@@ -397,6 +593,10 @@ int main(void)
     runs_a_request_when_its_inputs_are_ready();
     runs_as_many_groups_as_the_backend_takes_and_ends_them_in_any_order();
     failures_reach_the_page_and_the_job();
+    the_device_marks_what_has_ended();
+    sleepers_are_woken_behind_the_device();
+    marks_of_a_failed_group_are_taken_back();
+    the_rate_of_groups_in_flight_is_the_devices();
     closing_cancels_the_queue_and_lets_the_device_finish();
     uses_no_processor_while_nothing_is_queued();
     stopping_waits_for_the_device_and_drops_the_rest();

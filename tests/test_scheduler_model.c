@@ -20,6 +20,7 @@ struct play {
     uint64_t seed;
     double budget;
     bool closing[WORLD_SESSIONS];
+    uint32_t epoch[WORLD_SESSIONS][LANES];
 };
 
 static uint32_t below(struct play *play, uint32_t bound)
@@ -65,6 +66,9 @@ static void fill_job(struct play *play, struct job *job)
     if (dice_one_in(&play->dice, 12)) {
         job->error.status = WIRE_NOT_FOUND;
     }
+    /* A lane's epochs only grow, and some of its requests have none. */
+    play->epoch[job->session][job->lane] += dice_one_in(&play->dice, 6);
+    job->epoch = dice_one_in(&play->dice, 2) ? play->epoch[job->session][job->lane] : 0;
 }
 
 static void post_some(struct play *play)
@@ -212,6 +216,8 @@ static void drain(struct play *play)
 Test(scheduler_model, random_schedules_break_no_rule)
 {
     uint32_t ran = 0;
+    uint32_t foretold = 0;
+    uint32_t poisoned = 0;
     for (uint64_t seed = 1; seed <= SEEDS; seed++) {
         struct play play = {
             .world = world_create(1 + seed % FAKE_MAX_GROUPS, WORKSPACE),
@@ -229,8 +235,12 @@ Test(scheduler_model, random_schedules_break_no_rule)
         drain(&play);
         for (uint32_t i = 0; i < world->jobs; i++) {
             ran += world->job[i].error.status == WIRE_OK;
+            poisoned += world->job[i].error.status == WIRE_LANE_POISONED;
         }
+        foretold += world->foretold;
         world_destroy(world);
     }
     cr_expect_gt(ran, SEEDS * 300, "%u requests ran: too few to show much", ran);
+    cr_expect_gt(foretold, ran / 2, "%u ends were foretold of %u", foretold, ran);
+    cr_expect_gt(poisoned, SEEDS * 20, "%u requests were poisoned", poisoned);
 }
