@@ -12,6 +12,15 @@
 /* As many as the 32,764 bytes of a kernel's parameters have room for. */
 #define DEVICE_MAX_ITEMS 32
 
+/* What of the score arithmetic a kernel has: what a problem does not use costs it nothing, or hardly. */
+enum score_kind {
+    SCORE_PLAIN,   /* scale (more than 0) and mask */
+    SCORE_BIAS,    /* bias as well */
+    SCORE_GENERAL, /* everything, any scale */
+};
+
+#define SCORE_KINDS 3
+
 struct device_item {
     struct attn_problem problem;
     char *workspace; /* of the problem; device/lengths.h says what lies there */

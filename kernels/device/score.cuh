@@ -7,8 +7,7 @@
  * column + 8 n + lane % 4 * 2 + e % 2,  where (row, column) is the warp's first element; both are
  * counted in the sequence, column is a multiple of 16 and row of 16.
  *
- * What a problem does not use costs at most a branch that the whole warp takes alike: SCORE_PLAIN has
- * scale and mask, SCORE_BIAS bias as well, SCORE_GENERAL everything.
+ * What a problem does not use costs at most a branch that the whole warp takes alike.
  */
 #pragma once
 
@@ -19,12 +18,6 @@
 
 #define SCORE_LOG2E 1.44269504088896340736F
 #define SCORE_LN2 0.69314718055994530942F
-
-enum score_kind {
-    SCORE_PLAIN,
-    SCORE_BIAS,
-    SCORE_GENERAL,
-};
 
 /* One head of one sequence. */
 struct score_head {

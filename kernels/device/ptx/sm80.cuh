@@ -136,6 +136,12 @@ PTX_FUNCTION float ptx_exp2(float x)
     return y;
 }
 
+/* The greater one; a NaN only of two. */
+PTX_FUNCTION float ptx_maximum(float x, float y)
+{
+    return fmaxf(x, y);
+}
+
 PTX_FUNCTION float ptx_log2(float x)
 {
     float y;
