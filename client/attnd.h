@@ -349,6 +349,52 @@ struct attnd_stats {
 ATTND_API enum attnd_status attnd_get_stats(
     struct attnd *client, struct attnd_stats *stats) ATTND_MUST_CHECK;
 
+/* ---- The daemon ----------------------------------------------------------------------------- */
+
+enum attnd_device {
+    ATTND_DEVICE_CPU = 1,
+    ATTND_DEVICE_CUDA = 2,
+};
+
+/* Whether the daemon shares its GPU through NVIDIA's Multi-Process Service. */
+enum attnd_mps {
+    ATTND_MPS_UNKNOWN = 0,
+    ATTND_MPS_OFF = 1,
+    ATTND_MPS_ON = 2,
+};
+
+#define ATTND_MAX_FAMILIES 8
+
+/* What does not change while the daemon runs. */
+struct attnd_info {
+    size_t size; /* sizeof(struct attnd_info), set by the caller */
+    enum attnd_device device;
+    enum attnd_mps mps;
+    bool has_uuid;
+    bool checks_exporter; /* device memory is taken only from the process that allocated it */
+    uint8_t device_uuid[16];
+    char device_name[64];
+    char driver[64]; /* its version; "" on the CPU */
+    uint32_t families;
+    char family[ATTND_MAX_FAMILIES][64]; /* the kernels that may be chosen */
+    uint32_t pid;                        /* as the daemon sees itself */
+    uint32_t protocol_major;
+    uint32_t protocol_minor;
+    uint32_t max_sessions; /* the limits of the daemon's configuration */
+    uint32_t max_sessions_per_uid;
+    uint32_t in_flight; /* of a client, like the next three */
+    uint32_t max_plans;
+    uint32_t max_regions;
+    uint64_t region_bytes;
+    uint64_t region_bytes_per_uid;
+    uint64_t workspace_bytes;
+    char daemon_version[64];
+};
+
+/* Asks the daemon; info->size must be set. ATTND_UNSUPPORTED: the daemon is too old to say. */
+ATTND_API enum attnd_status attnd_get_info(
+    struct attnd *client, struct attnd_info *info) ATTND_MUST_CHECK;
+
 #ifdef __cplusplus
 }
 #endif

@@ -38,6 +38,7 @@ function foreign_layer(header) {
     if (header ~ /^pb(_[a-z]*)?\.h$|\.pb\.h$/) return "nanopb"
     if (header ~ /^uv(\.h$|\/)/) return "uv"
     if (header == "ini.h") return "inih"
+    if (header ~ /^ptx\/[a-z0-9_]+\.cuh$/) return "cuh" # by angle brackets: tests put theirs before it
     if (header ~ /^(cuda|cu[a-z]*\.h$|nv[a-z]*\.h$)/) return "cuda"
     if (header ~ /^dlpack\//) return "dlpack"
     if (header ~ /^systemd\//) return "systemd"
@@ -51,6 +52,7 @@ function own_layer(file) {
     if (file == "client/attnd.h") return "attnd.h"
     if (file == "kernels/attn.h") return "attn.h"
     if (file ~ /^client\/examples\//) return "examples"
+    if (file ~ /^client\/attnctl\//) return "attnctl"
     if (file ~ /\.cuh$/) return "cuh"
     sub(/\/.*/, "", file)
     return file
@@ -73,7 +75,9 @@ function quoted_layers(header,    folder, file, tail, layers) {
 
 function allowed_layers(file) {
     if (file == "client/attnd.h") return "dlpack c"
+    if (file ~ /^client\/examples\/.*\.cu$/) return "examples attnd.h dlpack cuda c system"
     if (file ~ /^client\/examples\//) return "examples attnd.h dlpack blas c system"
+    if (file ~ /^client\/attnctl\//) return "attnctl attnd.h c system"
     if (file ~ /^client\//) return "client attnd.h proto dlpack zmq c system"
     if (file ~ /^proto\/(codec\.c|codec_(gate\.c|part\.[ch])|fault\.[ch])$/) return "proto nanopb c"
     if (file ~ /^proto\//) return "proto c system"

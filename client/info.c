@@ -1,0 +1,84 @@
+/* What the daemon says of itself. */
+#include "attnd.h"
+
+#include <string.h>
+
+#include "client.h"
+
+_Static_assert((int)ATTND_DEVICE_CPU == (int)WIRE_DEVICE_CPU &&
+                   (int)ATTND_DEVICE_CUDA == (int)WIRE_DEVICE_CUDA &&
+                   (int)ATTND_MPS_OFF == (int)WIRE_MPS_OFF && (int)ATTND_MPS_ON == (int)WIRE_MPS_ON,
+    "devices and MPS are numbered alike on the wire and in the API");
+_Static_assert(sizeof((struct attnd_info){0}.device_uuid) == WIRE_UUID_BYTES, "so long is a UUID");
+_Static_assert((int)ATTND_MAX_FAMILIES == (int)WIRE_MAX_FAMILIES, "as many names as come");
+
+static void copy_limits(struct attnd_info *to, const struct wire_info *from)
+{
+    to->max_sessions = from->max_sessions;
+    to->max_sessions_per_uid = from->max_sessions_per_uid;
+    to->in_flight = from->limits.in_flight;
+    to->max_plans = from->limits.plans;
+    to->max_regions = from->limits.regions;
+    to->region_bytes = from->limits.region_bytes;
+    to->region_bytes_per_uid = from->region_bytes_per_uid;
+    to->workspace_bytes = from->limits.workspace_bytes;
+}
+
+static void copy_names(struct attnd_info *to, const struct wire_info *from)
+{
+    wire_copy_text(to->device_name, sizeof to->device_name, from->device.name);
+    wire_copy_text(to->driver, sizeof to->driver, from->driver);
+    wire_copy_text(to->daemon_version, sizeof to->daemon_version, from->version);
+    to->families = from->families < ATTND_MAX_FAMILIES ? from->families : ATTND_MAX_FAMILIES;
+    for (uint32_t i = 0; i < to->families; i++) {
+        wire_copy_text(to->family[i], sizeof to->family[i], from->family[i]);
+    }
+}
+
+/* Only as much as the caller's struct has; what it has beyond ours is zero. */
+static void write_info(struct attnd_info *info, const struct wire_info *from)
+{
+    size_t size = info->size;
+    struct attnd_info known = {.size = size,
+        .device = (enum attnd_device)from->device.kind,
+        .mps = (enum attnd_mps)from->mps,
+        .has_uuid = from->device.has_uuid,
+        .checks_exporter = from->checks_exporter,
+        .pid = from->pid,
+        .protocol_major = from->major,
+        .protocol_minor = from->minor};
+    memcpy(known.device_uuid, from->device.uuid, sizeof known.device_uuid);
+    copy_limits(&known, from);
+    copy_names(&known, from);
+    memcpy(info, &known, size < sizeof known ? size : sizeof known);
+}
+
+enum attnd_status attnd_get_info(struct attnd *client, struct attnd_info *info)
+{
+    struct wire_request request = {.kind = WIRE_GET_INFO};
+    struct wire_reply reply;
+    enum attnd_status status = client_check(client);
+    if (status != ATTND_OK) {
+        return status;
+    }
+    if (!info || info->size < sizeof info->size) {
+        return error_set(
+            ATTND_INVALID_ARGUMENT, info ? "info->size is no struct's sizeof" : "info is NULL");
+    }
+    if (client->session.minor < 1) {
+        return error_set(ATTND_UNSUPPORTED,
+            "the daemon speaks version %u.%u of the protocol, in which it says nothing of itself",
+            (unsigned)client->session.major, (unsigned)client->session.minor);
+    }
+    status = rpc_call(&client->rpc, &request, &reply, client->timeout_ns);
+    if (status != ATTND_OK) {
+        return status;
+    }
+    if (reply.error.status != WIRE_OK || reply.kind != WIRE_REPLY_INFO) {
+        return reply.error.status != WIRE_OK
+                   ? error_of_wire(&reply.error)
+                   : error_set(ATTND_PROTOCOL_ERROR, "the daemon said nothing of itself");
+    }
+    write_info(info, &reply.info);
+    return ATTND_OK;
+}
