@@ -10,7 +10,8 @@ _Static_assert((int)ATTND_DEVICE_CPU == (int)WIRE_DEVICE_CPU &&
                    (int)ATTND_MPS_OFF == (int)WIRE_MPS_OFF && (int)ATTND_MPS_ON == (int)WIRE_MPS_ON,
     "devices and MPS are numbered alike on the wire and in the API");
 _Static_assert(sizeof((struct attnd_info){0}.device_uuid) == WIRE_UUID_BYTES, "so long is a UUID");
-_Static_assert((int)ATTND_MAX_FAMILIES == (int)WIRE_MAX_FAMILIES, "as many names as come");
+_Static_assert(sizeof((struct attnd_info){0}.family) == sizeof((struct wire_info){0}.family),
+    "as many names, and as long ones, as come");
 
 static void copy_limits(struct attnd_info *to, const struct wire_info *from)
 {

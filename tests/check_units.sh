@@ -1,18 +1,37 @@
 #!/usr/bin/env bash
-# systemd takes the unit as it is installed. Takes the built unit, the daemon's place and the built
-# daemon. Exit status 77: no systemd-analyze here.
+# systemd takes the units as they are installed, for the CPU and for a GPU. Takes the folder of the
+# built units, the daemon's place and the built daemon. Exit status 77: no systemd-analyze here.
 set -euo pipefail
 
-unit=$1 place=$2 daemon=$3
+units=$1 place=$2 daemon=$3
 if ! command -v systemd-analyze >/dev/null; then
     echo "units: skipped, this machine has no systemd-analyze"
     exit 77
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# The daemon need not be installed for the check: its place is replaced by where it was built.
-grep -qF "ExecStart=$place " "$unit"
-sed "s|ExecStart=$place |ExecStart=$daemon |" "$unit" >"$work/attnd@cpu.service"
-systemd-analyze verify --man=no "$work/attnd@cpu.service" 2>&1 | tee "$work/output"
+gpu=GPU-00112233-4455-6677-8899-aabbccddeeff
+# Neither the daemon nor MPS need be installed for the check: what stands for them is there.
+grep -qF "ExecStart=$place " "$units/attnd@.service"
+grep -qF "ExecStart=nvidia-cuda-mps-control -f " "$units/attnd-mps@.service"
+cp -R "$units/attnd@cpu.service.d" "$work/"
+for instance in cpu cuda $gpu; do
+    sed "s|ExecStart=$place |ExecStart=$daemon |" "$units/attnd@.service" \
+        >"$work/attnd@$instance.service"
+    systemd-analyze verify --man=no "$work/attnd@$instance.service" 2>&1 | tee -a "$work/output"
+done
+sed "s|ExecStart=nvidia-cuda-mps-control |ExecStart=/bin/true |" "$units/attnd-mps@.service" \
+    >"$work/attnd-mps@$gpu.service"
+systemd-analyze verify --man=no "$work/attnd-mps@$gpu.service" 2>&1 | tee -a "$work/output"
 [[ ! -s $work/output ]]
+
+# What the exit statuses of the daemon ask for.
+grep -qx 'Restart=on-failure' "$units/attnd@.service"
+grep -qx 'RestartForceExitStatus=70' "$units/attnd@.service"
+grep -qx 'RestartPreventExitStatus=64 77 78' "$units/attnd@.service"
+# What hides GPUs from CUDA may stand in the CPU's part alone.
+if grep -E '^(PrivateDevices|PrivateNetwork|MemoryDenyWriteExecute|ProcSubset)=' \
+    "$units/attnd@.service" "$units/attnd-mps@.service"; then
+    exit 1
+fi
 echo "units: nothing found"

@@ -50,8 +50,8 @@ static uint64_t read_number(const char *directory, const char *name)
     (void)snprintf(path, sizeof path, "%s/%s", directory, name);
     FILE *file = fopen(path, "re");
     if (file != NULL) {
-        if (fscanf(file, "%" SCNu64, &number) !=
-            1) { /* NOLINT(cert-err34-c): the kernel's number */
+        /* NOLINTNEXTLINE(cert-err34-c): the kernel's number */
+        if (fscanf(file, "%" SCNu64, &number) != 1) {
             number = UINT64_MAX;
         }
         (void)fclose(file);
