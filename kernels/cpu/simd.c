@@ -318,7 +318,7 @@ struct draws {
 static void draw(struct draws *draws, struct philox_stream stream)
 {
     for (size_t n = 0; n < DRAWS; n++) {
-        struct philox_draw made = philox_draw(stream, draws->query[n], draws->key[n]);
+        struct philox_values made = philox_draw(stream, draws->query[n], draws->key[n]);
         draws->word[0][n] = made.word[0];
         draws->word[1][n] = made.word[1];
         draws->word[2][n] = made.word[2];

@@ -17,7 +17,7 @@
 #endif
 
 /* Value n is in bits 16 * (n % 2) .. of word n / 2. */
-struct philox_draw {
+struct philox_values {
     uint32_t word[4];
 };
 
@@ -38,7 +38,7 @@ PHILOX_FUNCTION uint32_t philox_key(int64_t j)
 }
 
 /* query and key are those of philox_query() and philox_key(). */
-PHILOX_FUNCTION struct philox_draw philox_draw(
+PHILOX_FUNCTION struct philox_values philox_draw(
     struct philox_stream stream, uint32_t query, uint32_t key)
 {
     uint32_t low = (uint32_t)stream.seed;
@@ -58,7 +58,7 @@ PHILOX_FUNCTION struct philox_draw philox_draw(
         low += 0x9e3779b9U;
         high += 0xbb67ae85U;
     }
-    struct philox_draw draw = {{a, b, c, d}};
+    struct philox_values draw = {{a, b, c, d}};
     return draw;
 }
 
@@ -66,7 +66,7 @@ PHILOX_FUNCTION struct philox_draw philox_draw(
 PHILOX_FUNCTION bool philox_keeps(
     struct philox_stream stream, int64_t i, int64_t j, uint32_t threshold)
 {
-    struct philox_draw draw = philox_draw(stream, philox_query(i), philox_key(j));
+    struct philox_values draw = philox_draw(stream, philox_query(i), philox_key(j));
     unsigned number = (unsigned)(4 * ((i >> 3) & 1) + 2 * ((j >> 3) & 1) + (j & 1));
 
     return (draw.word[number / 2] >> 16 * (number % 2) & 0xffffU) >= threshold;

@@ -186,9 +186,38 @@ PTX_FUNCTION void score_make(const struct score_head &score, int32_t row, int32_
     }
 }
 
+/* Products stay what they are, but those not visible become -inf. */
+template <int M, int N>
+PTX_FUNCTION void score_mask(
+    const struct score_head &score, int32_t row, int32_t column, float (&s)[M][N][4])
+{
+    const float infinity = ptx_float_of_bits(0x7f800000U);
+    int lane = (int)ptx_thread() & 31;
+    int32_t from = column + lane % 4 * 2;
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int32_t i = row + 16 * m + lane / 4 + 8 * half;
+            int32_t first = score_first_key(score, i) - from;
+            int32_t end = score_end_key(score, i) - from;
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    bool visible = 8 * n + e >= first && 8 * n + e < end;
+                    float &element = s[m][n][2 * half + e];
+                    element = visible ? element : -infinity;
+                }
+            }
+        }
+    }
+}
+
 /* -- dropout ------------------------------------------------------------------------------------- */
 
-/* What dropout keeps is scaled up, the rest becomes 0. */
+/* What dropout does not keep becomes 0; what it keeps has yet to be scaled by kept_scale, which may be
+ * more than 16-bit elements have room for. */
 template <int M, int N>
 PTX_FUNCTION void score_drop(
     const struct score_head &score, int32_t row, int32_t column, float (&p)[M][N][4])
@@ -199,14 +228,48 @@ PTX_FUNCTION void score_drop(
     for (int m = 0; m < M; m++) {
 #pragma unroll
         for (int n = 0; n < N; n += 2) {
-            struct philox_draw draw = philox_draw(score.dropout,
+            struct philox_values draw = philox_draw(score.dropout,
                 philox_query(row + 16 * m + lane / 4), philox_key(column + 8 * n + lane % 4 * 2));
 #pragma unroll
             for (int number = 0; number < 8; number++) {
                 uint32_t value = draw.word[number / 2] >> 16 * (number % 2) & 0xffffU;
                 float &element = p[m][n + number / 2 % 2][number / 4 * 2 + number % 2];
-                element = value >= score.threshold ? element * score.kept_scale : 0.0F;
+                element = value >= score.threshold ? element : 0.0F;
             }
         }
     }
+}
+
+/* Makes those negative, also -0, that dropout drops; the backward pass needs them whole. */
+template <int M, int N>
+PTX_FUNCTION void score_mark(
+    const struct score_head &score, int32_t row, int32_t column, float (&p)[M][N][4])
+{
+    static_assert(N % 2 == 0, "a draw is for two fragments");
+    int lane = (int)ptx_thread() & 31;
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int n = 0; n < N; n += 2) {
+            struct philox_values draw = philox_draw(score.dropout,
+                philox_query(row + 16 * m + lane / 4), philox_key(column + 8 * n + lane % 4 * 2));
+#pragma unroll
+            for (int number = 0; number < 8; number++) {
+                uint32_t value = draw.word[number / 2] >> 16 * (number % 2) & 0xffffU;
+                float &element = p[m][n + number / 2 % 2][number / 4 * 2 + number % 2];
+                uint32_t sign = value >= score.threshold ? 0U : 0x80000000U;
+                element = ptx_float_of_bits(ptx_bits_of_float(element) | sign);
+            }
+        }
+    }
+}
+
+PTX_FUNCTION bool score_marked(float p)
+{
+    return (ptx_bits_of_float(p) & 0x80000000U) != 0;
+}
+
+PTX_FUNCTION float score_unmarked(float p)
+{
+    return ptx_float_of_bits(ptx_bits_of_float(p) & 0x7fffffffU);
 }

@@ -9,20 +9,43 @@
 
 #include <ptx/sm80.cuh>
 
+#include "attn.h"
+
 template <int Rows, int Width>
 struct tile {
     static const int page_columns = Width % 64 == 0 ? 64 : 32;
     static const int chunks = page_columns / 8; /* of a page's row */
+    static const int row_bytes = page_columns * 2;
+    static const int page_bytes = Rows * row_bytes;
     static const int bytes = Rows * Width * 2;
 
     /* Byte offset of an element; column may be any, what is read there should begin a chunk. */
     PTX_FUNCTION uint32_t offset(int row, int column)
     {
-        int page = column / page_columns;
-        int chunk = column % page_columns / 8;
-        int twist = page_columns == 64 ? row & 7 : row >> 1 & 3;
-        return (uint32_t)((page * Rows + row) * page_columns * 2 + (chunk ^ twist) * 16 +
-                          column % 8 * 2);
+        return (uint32_t)(row * row_bytes + column % 8 * 2 +
+                          (row_twist(row) ^ column % page_columns / 8) * 16 +
+                          column / page_columns * page_bytes);
+    }
+
+    PTX_FUNCTION int row_twist(int row)
+    {
+        return page_columns == 64 ? row & 7 : row >> 1 & 3;
+    }
+
+    /*
+     * offset() in two steps, for many elements whose rows differ by a multiple of 8 and whose columns
+     * by one of 16: lane() once, of the first one, with a row and column that only the lane knows; the
+     * others are a constant exclusive or, and a constant, away. Tiles begin at multiples of 128.
+     */
+    PTX_FUNCTION uint32_t lane(uint32_t shared, int row, int half)
+    {
+        return shared + (uint32_t)(row * row_bytes + (row_twist(row) ^ half) * 16);
+    }
+
+    PTX_FUNCTION uint32_t from_lane(uint32_t lane, int rows, int columns)
+    {
+        return (lane ^ (uint32_t)(columns % page_columns * 2)) +
+               (uint32_t)(rows * row_bytes + columns / page_columns * page_bytes);
     }
 };
 
@@ -35,32 +58,100 @@ struct tile_rows {
     bool aligned; /* all rows begin at multiples of 16 bytes */
 };
 
+PTX_FUNCTION struct tile_rows tile_rows_of(const struct attn_view &view, int64_t batch, int64_t row,
+    int32_t head, int32_t rows, int32_t columns)
+{
+    struct tile_rows of;
+    int64_t at = view.batch_stride * batch + view.row_stride * row + view.head_stride * head;
+    of.first = (char *)view.data + at * 2;
+    of.stride = view.row_stride;
+    of.rows = rows;
+    of.columns = columns;
+    of.aligned = (((uintptr_t)of.first | (uintptr_t)of.stride * 2) & 15) == 0;
+    return of;
+}
+
+/* The same rows without the first ones. */
+PTX_FUNCTION struct tile_rows tile_rows_from(const struct tile_rows &rows, int32_t row)
+{
+    struct tile_rows from = rows;
+    from.first += rows.stride * row * 2;
+    from.rows -= row;
+    return from;
+}
+
+/* How the Threads of a block share a tile's chunks: each has one chunk of a page's row, in every
+ * `step`th row of all pages. */
+template <int Rows, int Width, int Threads>
+struct tile_share {
+    typedef struct tile<Rows, Width> place;
+    static const int step = Threads / place::chunks;
+    static_assert(Rows % step == 0 && step % 8 == 0, "every thread copies as much");
+};
+
+template <int Rows, int Width, int Threads>
+PTX_FUNCTION void tile_load_aligned(uint32_t shared, const struct tile_rows &from)
+{
+    typedef struct tile<Rows, Width> place;
+    static const int step = tile_share<Rows, Width, Threads>::step;
+    int row = (int)ptx_thread() / place::chunks;
+    int column = (int)ptx_thread() % place::chunks * 8;
+    uint32_t to = shared + place::offset(row, column);
+    const char *source = from.first + (row * from.stride + column) * 2;
+#pragma unroll
+    for (int i = 0; i < Rows / step; i++) {
+        bool exists = row + i * step < from.rows;
+#pragma unroll
+        for (int page = 0; page < Width / place::page_columns; page++) {
+            int left = exists ? from.columns - column - page * place::page_columns : 0;
+            uint32_t bytes = left >= 8 ? 16U : left > 0 ? (uint32_t)left * 2 : 0U;
+            const char *chunk = source + page * place::page_columns * 2;
+            ptx_copy_16(to + (uint32_t)(page * place::page_bytes + i * step * place::row_bytes),
+                bytes > 0 ? chunk : from.first, bytes);
+        }
+        source += from.stride * (step * 2);
+    }
+}
+
+template <int Rows, int Width, int Threads>
+PTX_FUNCTION void tile_load_elements(char *shared, const struct tile_rows &from)
+{
+    typedef struct tile<Rows, Width> place;
+#pragma unroll 1
+    for (int number = (int)ptx_thread(); number < Rows * Width / 2; number += Threads) {
+        int row = number / (Width / 2);
+        int column = number % (Width / 2) * 2;
+        int left = row < from.rows ? from.columns - column : 0;
+        const uint16_t *source = (const uint16_t *)from.first + row * from.stride + column;
+        uint32_t low = left > 0 ? source[0] : 0U;
+        uint32_t high = left > 1 ? source[1] : 0U;
+        *(uint32_t *)(shared + place::offset(row, column)) = high << 16 | low;
+    }
+}
+
 /* Starts to copy a tile; what does not exist becomes 0. All Threads of the block. The copies that are
  * not aligned are complete after the block's next barrier, the others as ptx_copy_wait() says. */
 template <int Rows, int Width, int Threads>
 PTX_FUNCTION void tile_load(char *shared, const struct tile_rows &from)
 {
+    if (from.aligned) {
+        tile_load_aligned<Rows, Width, Threads>(ptx_shared_address(shared), from);
+    } else {
+        tile_load_elements<Rows, Width, Threads>(shared, from);
+    }
+}
+
+template <int Rows, int Width, int Threads>
+PTX_FUNCTION void tile_store_elements(const char *shared, const struct tile_rows &to)
+{
     typedef struct tile<Rows, Width> place;
-    static const int steps = Rows * (Width / 8) / Threads;
-    static_assert(Rows * (Width / 8) % Threads == 0, "every thread copies as much");
-    uint32_t base = ptx_shared_address(shared);
-#pragma unroll
-    for (int step = 0; step < steps; step++) {
-        int number = step * Threads + (int)ptx_thread();
-        int chunk = number % place::chunks;
-        int row = number / place::chunks % Rows;
-        int column = (number / place::chunks / Rows * place::chunks + chunk) * 8;
-        int left = row < from.rows ? from.columns - column : 0;
-        const char *source = from.first + (left > 0 ? (row * from.stride + column) * 2 : 0);
-        if (from.aligned) {
-            uint32_t bytes = left >= 8 ? 16U : left > 0 ? (uint32_t)left * 2 : 0U;
-            ptx_copy_16(base + place::offset(row, column), source, bytes);
-            continue;
-        }
-        uint16_t *to = (uint16_t *)(shared + place::offset(row, column));
-        const uint16_t *elements = (const uint16_t *)source;
-        for (int i = 0; i < 8; i++) {
-            to[i] = i < left ? elements[i] : (uint16_t)0;
+#pragma unroll 1
+    for (int number = (int)ptx_thread(); number < Rows * Width; number += Threads) {
+        int row = number / Width;
+        int column = number % Width;
+        if (row < to.rows && column < to.columns) {
+            ((uint16_t *)to.first)[row * to.stride + column] =
+                *(const uint16_t *)(shared + place::offset(row, column));
         }
     }
 }
@@ -70,27 +161,26 @@ template <int Rows, int Width, int Threads>
 PTX_FUNCTION void tile_store(const char *shared, const struct tile_rows &to)
 {
     typedef struct tile<Rows, Width> place;
-    static const int steps = Rows * (Width / 8) / Threads;
-    static_assert(Rows * (Width / 8) % Threads == 0, "every thread copies as much");
+    static const int step = tile_share<Rows, Width, Threads>::step;
+    int row = (int)ptx_thread() / place::chunks;
+    int column = (int)ptx_thread() % place::chunks * 8;
+    if (!to.aligned || to.columns % 8 != 0) {
+        tile_store_elements<Rows, Width, Threads>(shared, to);
+        return;
+    }
+    const char *source = shared + place::offset(row, column);
+    char *target = to.first + (row * to.stride + column) * 2;
 #pragma unroll
-    for (int step = 0; step < steps; step++) {
-        int number = step * Threads + (int)ptx_thread();
-        int chunk = number % place::chunks;
-        int row = number / place::chunks % Rows;
-        int column = (number / place::chunks / Rows * place::chunks + chunk) * 8;
-        int left = row < to.rows ? to.columns - column : 0;
-        if (left <= 0) {
-            continue;
+    for (int i = 0; i < Rows / step; i++) {
+#pragma unroll
+        for (int page = 0; page < Width / place::page_columns; page++) {
+            int at = column + page * place::page_columns;
+            if (row + i * step < to.rows && at < to.columns) {
+                ptx_store_16(target + page * place::page_columns * 2,
+                    ptx_load_16(source + page * place::page_bytes + i * step * place::row_bytes));
+            }
         }
-        const char *source = shared + place::offset(row, column);
-        char *target = to.first + (row * to.stride + column) * 2;
-        if (to.aligned && left >= 8) {
-            ptx_store_16(target, ptx_load_16(source));
-            continue;
-        }
-        for (int i = 0; i < 8 && i < left; i++) {
-            ((uint16_t *)target)[i] = ((const uint16_t *)source)[i];
-        }
+        target += to.stride * (step * 2);
     }
 }
 
@@ -99,39 +189,42 @@ PTX_FUNCTION void tile_store(const char *shared, const struct tile_rows &to)
  *
  * A (m x k) from a tile whose rows are m, or whose rows are k (transposed). B (k x n) for 16 n's, words
  * 0 and 1 being the first eight's operand, from a tile whose rows are n, or whose rows are k
- * (transposed).
+ * (transposed). m, n and k are multiples of 16.
  */
 template <int Rows, int Width>
 PTX_FUNCTION struct ptx_words4 tile_a(uint32_t shared, int m, int k)
 {
+    typedef struct tile<Rows, Width> place;
     int lane = (int)ptx_thread() & 31;
-    return ptx_load_matrices(
-        shared + tile<Rows, Width>::offset(m + (lane & 15), k + (lane >> 4) * 8));
+    return ptx_load_matrices(place::from_lane(place::lane(shared, lane & 15, lane >> 4), m, k));
 }
 
 template <int Rows, int Width>
 PTX_FUNCTION struct ptx_words4 tile_a_transposed(uint32_t shared, int m, int k)
 {
+    typedef struct tile<Rows, Width> place;
     int lane = (int)ptx_thread() & 31;
-    int row = k + (lane & 7) + (lane >> 4) * 8;
+    int row = (lane & 7) + (lane >> 4) * 8;
     return ptx_load_matrices_transposed(
-        shared + tile<Rows, Width>::offset(row, m + (lane >> 3 & 1) * 8));
+        place::from_lane(place::lane(shared, row, lane >> 3 & 1), k, m));
 }
 
 template <int Rows, int Width>
 PTX_FUNCTION struct ptx_words4 tile_b(uint32_t shared, int n, int k)
 {
+    typedef struct tile<Rows, Width> place;
     int lane = (int)ptx_thread() & 31;
-    int row = n + (lane & 7) + (lane >> 4) * 8;
-    return ptx_load_matrices(shared + tile<Rows, Width>::offset(row, k + (lane >> 3 & 1) * 8));
+    int row = (lane & 7) + (lane >> 4) * 8;
+    return ptx_load_matrices(place::from_lane(place::lane(shared, row, lane >> 3 & 1), n, k));
 }
 
 template <int Rows, int Width>
 PTX_FUNCTION struct ptx_words4 tile_b_transposed(uint32_t shared, int n, int k)
 {
+    typedef struct tile<Rows, Width> place;
     int lane = (int)ptx_thread() & 31;
     return ptx_load_matrices_transposed(
-        shared + tile<Rows, Width>::offset(k + (lane & 15), n + (lane >> 4) * 8));
+        place::from_lane(place::lane(shared, lane & 15, lane >> 4), k, n));
 }
 
 /* Two neighbours of an accumulator, rounded, into a tile; column is even. */

@@ -137,6 +137,11 @@ PTX_FUNCTION float ptx_exp2(float x)
     return ptx_no_subnormal(exp2f(ptx_no_subnormal(x)));
 }
 
+PTX_FUNCTION float ptx_maximum(float x, float y)
+{
+    return fmaxf(x, y);
+}
+
 PTX_FUNCTION float ptx_log2(float x)
 {
     float argument = ptx_no_subnormal(x);

@@ -1,0 +1,388 @@
+/*
+ * The forward kernel of compute capability 8.0: a block has a tile of queries of one head, and goes
+ * over the keys that they see from the last to the first.
+ *
+ * Warps have rows of their own and all keys, so that softmax takes no exchange between warps. A step
+ * computes S = Q K^T while V comes in, then P = softmax(S) and O += P V while the next K comes in:
+ * each operand has one place in shared memory, and two blocks of a multiprocessor hide each other's
+ * waits. Scores stay in registers: an accumulator's layout is that of the next product's operand.
+ */
+#pragma once
+
+#include "sm80.h"
+
+#include "device/group.cuh"
+#include "device/lengths.h"
+#include "device/score.cuh"
+#include "device/tile.cuh"
+
+/* Sizes depend on the kernel alone, so that a result's bits do not depend on what it is launched with. */
+template <int Width, enum score_kind Kind>
+struct forward_shape {
+    static const int warps = Width > 128 ? 8 : 4; static const int threads = 32 * warps;
+    static const int rows = 128;
+    static const int keys = Width <= 64 && Kind == SCORE_PLAIN ? 128 : 64;
+    static const int m = rows / warps / 16; /* accumulator fragments of a warp */
+    static const int n = keys / 8;
+    static const int d = Width / 8;
+    typedef struct tile<rows, Width>
+        queries;
+    typedef struct tile<keys, Width>
+        places;
+    static const int shared_bytes = queries::bytes + 2 * places::bytes;
+};
+
+/* What a row's softmax has seen: its greatest score, and the sum of exponentials relative to that. */
+template <int M>
+struct forward_state {
+    float highest[M][2];
+    float sum[M][2];
+};
+
+/* A block's part of the problem. */
+struct forward_block {
+    const struct attn_problem *problem;
+    struct lengths_sequence queries;
+    struct lengths_sequence keys;
+    int32_t batch;
+    int32_t head;
+    int32_t row; /* first query */
+};
+
+template <bool Bf16>
+PTX_FUNCTION void forward_multiply(float (&d)[4], struct ptx_words4 a, uint32_t b0, uint32_t b1)
+{
+    if constexpr (Bf16) {
+        ptx_multiply_bf16(d, a, b0, b1);
+    } else {
+        ptx_multiply_fp16(d, a, b0, b1);
+    }
+}
+
+template <bool Bf16>
+PTX_FUNCTION uint32_t forward_pack(float low, float high)
+{
+    return Bf16 ? ptx_pack_bf16(low, high) : ptx_pack_fp16(low, high);
+}
+
+/* Tiles of a problem: all blocks of rows of a kv head, and for each of them the heads that share it, so
+ * that neighbours read the same keys. Within a sequence the last rows, which see the most, come first. */
+PTX_FUNCTION bool forward_block_of(
+    struct forward_block &block, const struct device_place &place, int32_t rows)
+{
+    const struct attn_problem *problem = &place.item->problem;
+    const char *workspace = place.item->workspace;
+    int64_t blocks = lengths_blocks(problem, LENGTHS_QUERIES, rows);
+    int32_t shared_by = problem->heads_q / problem->heads_kv;
+    int64_t number = (int64_t)place.tile / shared_by;
+    struct lengths_place at =
+        lengths_place_of(problem, workspace, LENGTHS_QUERIES, rows, number % blocks);
+    if (at.batch < 0) {
+        return false;
+    }
+    block.problem = problem;
+    block.queries = lengths_sequence_of(problem, workspace, LENGTHS_QUERIES, at.batch);
+    block.keys = lengths_sequence_of(problem, workspace, LENGTHS_KEYS, at.batch);
+    block.batch = at.batch;
+    block.head = (int32_t)(number / blocks * shared_by + (int64_t)place.tile % shared_by);
+    block.row = (block.queries.length - 1) / rows * rows - at.row;
+    return true;
+}
+
+/* s = Q K^T, for the warp's rows. */
+template <int Width, enum score_kind Kind, bool Bf16, int M, int N>
+PTX_FUNCTION void forward_products(uint32_t queries, uint32_t keys, float (&s)[M][N][4])
+{
+    typedef struct forward_shape<Width, Kind> shape;
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            s[m][n][0] = s[m][n][1] = s[m][n][2] = s[m][n][3] = 0.0F;
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < Width; k += 16) {
+        struct ptx_words4 a[M];
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            a[m] = tile_a<shape::rows, Width>(queries, 16 * m, k);
+        }
+#pragma unroll
+        for (int n = 0; n < N; n += 2) {
+            struct ptx_words4 b = tile_b<shape::keys, Width>(keys, 8 * n, k);
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                forward_multiply<Bf16>(s[m][n], a[m], b.word[0], b.word[1]);
+                forward_multiply<Bf16>(s[m][n + 1], a[m], b.word[2], b.word[3]);
+            }
+        }
+    }
+}
+
+/* Scores into exponentials relative to their rows' greatest so far, which the output follows. Scores
+ * are times `scale`, which is more than 0. */
+template <int M, int N, int D>
+PTX_FUNCTION void forward_soften(
+    float scale, float (&s)[M][N][4], float (&out)[M][D][4], struct forward_state<M> &state)
+{
+    const float infinity = ptx_float_of_bits(0x7f800000U);
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float highest = state.highest[m][half];
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+                highest =
+                    ptx_maximum(highest, ptx_maximum(s[m][n][2 * half], s[m][n][2 * half + 1]));
+            }
+            highest = ptx_maximum(highest, ptx_shuffle_xor(highest, 1));
+            highest = ptx_maximum(highest, ptx_shuffle_xor(highest, 2));
+            /* Nothing seen yet: -inf - -inf would be no number. */
+            float base = highest == -infinity ? 0.0F : highest * scale;
+            float fade = ptx_exp2(state.highest[m][half] * scale - base);
+            float sum = state.sum[m][half] * fade;
+            state.highest[m][half] = highest;
+#pragma unroll
+            for (int d = 0; d < D; d++) {
+                out[m][d][2 * half] *= fade;
+                out[m][d][2 * half + 1] *= fade;
+            }
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+#pragma unroll
+                for (int e = 2 * half; e < 2 * half + 2; e++) {
+                    s[m][n][e] = ptx_exp2(s[m][n][e] * scale - base);
+                    sum += s[m][n][e];
+                }
+            }
+            state.sum[m][half] = sum;
+        }
+    }
+}
+
+/* out += P V */
+template <int Width, enum score_kind Kind, bool Bf16, int M, int N, int D>
+PTX_FUNCTION void forward_gather(uint32_t values, const float (&p)[M][N][4], float (&out)[M][D][4])
+{
+    typedef struct forward_shape<Width, Kind> shape;
+#pragma unroll
+    for (int n = 0; n < N; n += 2) {
+        struct ptx_words4 a[M];
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            a[m].word[0] = forward_pack<Bf16>(p[m][n][0], p[m][n][1]);
+            a[m].word[1] = forward_pack<Bf16>(p[m][n][2], p[m][n][3]);
+            a[m].word[2] = forward_pack<Bf16>(p[m][n + 1][0], p[m][n + 1][1]);
+            a[m].word[3] = forward_pack<Bf16>(p[m][n + 1][2], p[m][n + 1][3]);
+        }
+#pragma unroll
+        for (int d = 0; d < D; d += 2) {
+            struct ptx_words4 b = tile_b_transposed<shape::keys, Width>(values, 8 * d, 8 * n);
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                forward_multiply<Bf16>(out[m][d], a[m], b.word[0], b.word[1]);
+                forward_multiply<Bf16>(out[m][d + 1], a[m], b.word[2], b.word[3]);
+            }
+        }
+    }
+}
+
+/* Products into scores that forward_soften() takes. */
+template <enum score_kind Kind, bool Bf16, int Keys, int Rows, int M, int N>
+PTX_FUNCTION void forward_score(const struct score_head &score, int32_t block_row, int32_t row,
+    int32_t column, float (&s)[M][N][4])
+{
+    bool all = score_sees_all(score, block_row, Rows, column, Keys);
+    if constexpr (Kind == SCORE_PLAIN) {
+        if (!all) {
+            score_mask(score, row, column, s);
+        }
+    } else {
+        float none[1][1][4];
+        if (all) {
+            score_make<Kind, Bf16, false, false>(score, row, column, s, none);
+        } else {
+            score_make<Kind, Bf16, true, false>(score, row, column, s, none);
+        }
+    }
+}
+
+/* The keys' steps, from the last to the first; none leaves all at 0 and -inf. */
+template <int Width, enum score_kind Kind, bool Bf16, int M, int D>
+PTX_FUNCTION void forward_steps(const struct forward_block &block, const struct score_head &score,
+    float (&out)[M][D][4], struct forward_state<M> &state)
+{
+    typedef struct forward_shape<Width, Kind> shape;
+    const struct attn_problem &problem = *block.problem;
+    char *queries = ptx_shared_memory();
+    char *keys = queries + shape::queries::bytes;
+    char *values = keys + shape::places::bytes;
+    int32_t warp_row = (int32_t)(ptx_thread() / 32) * 16 * M;
+    uint32_t warp_queries =
+        ptx_shared_address(queries) + (uint32_t)(warp_row * shape::queries::row_bytes);
+    int32_t last =
+        block.row + shape::rows < score.queries ? block.row + shape::rows : score.queries;
+    int32_t first_step = score_first_key(score, block.row) / shape::keys;
+    int32_t step = (score_end_key(score, last - 1) + shape::keys - 1) / shape::keys - 1;
+    if (step < first_step) {
+        return;
+    }
+    int32_t head = block.head / (problem.heads_q / problem.heads_kv);
+    struct tile_rows k = tile_rows_of(problem.k, block.keys.batch, block.keys.first, head,
+        block.keys.length, problem.head_dim_qk);
+    struct tile_rows v = tile_rows_of(
+        problem.v, block.keys.batch, block.keys.first, head, block.keys.length, problem.head_dim_v);
+    tile_load<shape::rows, Width, shape::threads>(
+        queries, tile_rows_of(problem.q, block.queries.batch, block.queries.first + block.row,
+                     block.head, block.queries.length - block.row, problem.head_dim_qk));
+    tile_load<shape::keys, Width, shape::threads>(keys, tile_rows_from(k, step * shape::keys));
+    ptx_copy_commit();
+#pragma unroll 1
+    for (; step >= first_step; step--) {
+        float s[M][shape::n][4];
+        int32_t column = step * shape::keys;
+        ptx_copy_wait<0>();
+        ptx_barrier(); /* K is there, and nobody reads the last V any more */
+        tile_load<shape::keys, Width, shape::threads>(values, tile_rows_from(v, column));
+        ptx_copy_commit();
+        forward_products<Width, Kind, Bf16>(warp_queries, ptx_shared_address(keys), s);
+        ptx_copy_wait<0>();
+        ptx_barrier(); /* V is there, and nobody reads K any more */
+        if (step > first_step) {
+            tile_load<shape::keys, Width, shape::threads>(
+                keys, tile_rows_from(k, column - shape::keys));
+            ptx_copy_commit();
+        }
+        forward_score<Kind, Bf16, shape::keys, shape::rows>(
+            score, block.row, block.row + warp_row, column, s);
+        forward_soften(Kind == SCORE_PLAIN ? score.scale : 1.0F, s, out, state);
+        if (Kind == SCORE_GENERAL && score.threshold > 0) {
+            score_drop(score, block.row + warp_row, column, s);
+        }
+        forward_gather<Width, Kind, Bf16>(ptx_shared_address(values), s, out);
+    }
+}
+
+/* Rows' sums over the lanes that share them; outputs divided by them, sinks counted, lse written. */
+template <int M, int D>
+PTX_FUNCTION void forward_divide(const struct forward_block &block, int32_t warp_row, float scale,
+    float kept_scale, float (&out)[M][D][4], struct forward_state<M> &state)
+{
+    const float infinity = ptx_float_of_bits(0x7f800000U);
+    const struct attn_problem &problem = *block.problem;
+    float sink = -infinity;
+    if (problem.sinks.data != NULL) {
+        sink = SCORE_LOG2E *
+               ((const float *)problem.sinks.data)[problem.sinks.head_stride * block.head];
+    }
+    const struct attn_view &lse = problem.lse;
+    float *lse_row = (float *)lse.data;
+    if (lse_row != NULL) {
+        lse_row += lse.batch_stride * block.queries.batch + lse.head_stride * block.head +
+                   lse.row_stride * (block.queries.first + block.row);
+    }
+    int lane = (int)ptx_thread() & 31;
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float sum = state.sum[m][half];
+            sum += ptx_shuffle_xor(sum, 1);
+            sum += ptx_shuffle_xor(sum, 2);
+            float highest = state.highest[m][half] * scale;
+            float most = ptx_maximum(highest, sink);
+            float base = most == -infinity ? 0.0F : most;
+            float fade = ptx_exp2(highest - base);
+            sum = sum * fade + ptx_exp2(sink - base);
+            float share = sum > 0 ? fade * kept_scale / sum : 0.0F;
+#pragma unroll
+            for (int d = 0; d < D; d++) {
+                out[m][d][2 * half] *= share;
+                out[m][d][2 * half + 1] *= share;
+            }
+            int32_t row = warp_row + 16 * m + lane / 4 + 8 * half;
+            if (lse_row != NULL && lane % 4 == 0 && block.row + row < block.queries.length) {
+                lse_row[lse.row_stride * row] =
+                    sum > 0 ? (base + ptx_log2(sum)) * SCORE_LN2 : -infinity;
+            }
+        }
+    }
+}
+
+/* Through shared memory, where Q was, for whole rows in global memory. */
+template <int Width, enum score_kind Kind, bool Bf16, int M, int D>
+PTX_FUNCTION void forward_store(
+    const struct forward_block &block, int32_t warp_row, const float (&out)[M][D][4])
+{
+    typedef struct forward_shape<Width, Kind> shape;
+    const struct attn_problem &problem = *block.problem;
+    char *shared = ptx_shared_memory();
+    int lane = (int)ptx_thread() & 31;
+    ptx_barrier(); /* nobody reads Q any more */
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int d = 0; d < D; d++) {
+            int row = warp_row + 16 * m + lane / 4;
+            int column = 8 * d + lane % 4 * 2;
+            tile_put(shared + shape::queries::offset(row, column),
+                forward_pack<Bf16>(out[m][d][0], out[m][d][1]));
+            tile_put(shared + shape::queries::offset(row + 8, column),
+                forward_pack<Bf16>(out[m][d][2], out[m][d][3]));
+        }
+    }
+    ptx_barrier(); /* all rows are there */
+    tile_store<shape::rows, Width, shape::threads>(
+        shared, tile_rows_of(problem.out, block.queries.batch, block.queries.first + block.row,
+                    block.head, block.queries.length - block.row, problem.head_dim_v));
+}
+
+template <int Width, enum score_kind Kind, bool Bf16>
+static __global__ void __launch_bounds__(forward_shape<Width, Kind>::threads)
+    forward_run(const __grid_constant__ struct device_group group)
+{
+    typedef struct forward_shape<Width, Kind> shape;
+    struct forward_block block;
+    if (!forward_block_of(block, device_place_of(group, ptx_block()), shape::rows)) {
+        return;
+    }
+    struct score_head score = score_head_of(
+        *block.problem, block.batch, block.head, block.queries.length, block.keys.length);
+    struct forward_state<shape::m> state;
+    float out[shape::m][shape::d][4];
+#pragma unroll
+    for (int m = 0; m < shape::m; m++) {
+        state.highest[m][0] = state.highest[m][1] = ptx_float_of_bits(0xff800000U);
+        state.sum[m][0] = state.sum[m][1] = 0.0F;
+#pragma unroll
+        for (int d = 0; d < shape::d; d++) {
+            out[m][d][0] = out[m][d][1] = out[m][d][2] = out[m][d][3] = 0.0F;
+        }
+    }
+    forward_steps<Width, Kind, Bf16>(block, score, out, state);
+    int32_t warp_row = (int32_t)(ptx_thread() / 32) * 16 * shape::m;
+    forward_divide(block, warp_row, Kind == SCORE_PLAIN ? score.scale : 1.0F,
+        Kind == SCORE_GENERAL ? score.kept_scale : 1.0F, out, state);
+    forward_store<Width, Kind, Bf16>(block, warp_row, out);
+}
+
+#define FORWARD_KERNEL(width, kind, bf16)                                                  \
+    {                                                                                      \
+        (const void *)forward_run<width, kind, bf16>, forward_shape<width, kind>::threads, \
+            forward_shape<width, kind>::shared_bytes, forward_shape<width, kind>::rows,    \
+            forward_shape<width, kind>::keys                                               \
+    }
+
+#define FORWARD_KERNELS(width)                                                                     \
+    {                                                                                              \
+        {                                                                                          \
+            {FORWARD_KERNEL(width, SCORE_PLAIN, false), FORWARD_KERNEL(width, SCORE_BIAS, false),  \
+                FORWARD_KERNEL(width, SCORE_GENERAL, false)},                                      \
+            {                                                                                      \
+                FORWARD_KERNEL(width, SCORE_PLAIN, true), FORWARD_KERNEL(width, SCORE_BIAS, true), \
+                    FORWARD_KERNEL(width, SCORE_GENERAL, true)                                     \
+            }                                                                                      \
+        }                                                                                          \
+    }
