@@ -63,6 +63,30 @@ static void draw_small_shape(struct trial_rng *rng, struct trial_spec *spec)
     } while (work > budget || elements > most_elements);
 }
 
+/* Every length with every head dim, in turn; as many heads as a patient reference allows. */
+static void draw_flash_shape(struct trial_rng *rng, struct trial_spec *spec, uint64_t number)
+{
+    static const int16_t lengths[][2] = {{1, 1}, {64, 128}, {128, 192}, {256, 256}, {239, 1},
+        {799, 3}, {113, 203}, {113, 128}, {128, 217}, {113, 211}, {108, 256}, {256, 512},
+        {384, 256}, {640, 128}, {512, 256}, {1024, 1024}, {1023, 1024}, {1024, 1023}, {2048, 2048}};
+    static const int16_t dims[] = {32, 40, 59, 64, 80, 96, 111, 128, 160, 192, 224, 256};
+    static const int16_t ratios[] = {1, 1, 2, 3, 8};
+    const int16_t *length = lengths[number % COUNT_OF(lengths)];
+    const int64_t budget = 1500000; /* scores */
+    int64_t scores = 0;
+    int64_t least = (int64_t)length[0] * length[1];
+    spec->seqlen_q = length[0];
+    spec->seqlen_k = length[1];
+    spec->head_dim_qk = dims[number / COUNT_OF(lengths) % COUNT_OF(dims)];
+    spec->head_dim_v = trial_chance(rng, 4) ? PICK(rng, dims) : spec->head_dim_qk;
+    do {
+        spec->batch = (int32_t)trial_range(rng, 1, 4);
+        spec->heads_kv = (int32_t)trial_range(rng, 1, 3);
+        spec->heads_q = spec->heads_kv * PICK(rng, ratios);
+        scores = spec->batch * spec->heads_q * least;
+    } while (scores > budget && scores > least);
+}
+
 static int64_t draw_window(struct trial_rng *rng)
 {
     static const int64_t edges[] = {ATTN_UNBOUNDED, 0, 1, 15, 16, 17, 63, 64, 300, INT64_MAX};
@@ -159,25 +183,39 @@ static void draw_values(struct trial_rng *rng, struct trial_spec *spec)
     spec->scale = trial_chance(rng, 8) ? -0.7F * usual : usual;
 }
 
-struct draw draw_case(uint64_t seed, uint64_t number)
+static struct draw draw_one(bool flash, uint64_t seed, uint64_t number)
 {
     struct trial_rng rng = {seed * UINT64_C(0xD1342543DE82EF95) + number};
     struct draw draw = {.spec = trial_spec_default()};
     struct trial_spec *spec = &draw.spec;
-    draw_small_shape(&rng, spec);
+    if (flash) {
+        draw_flash_shape(&rng, spec, number);
+    } else {
+        draw_small_shape(&rng, spec);
+    }
     draw_mask(&rng, spec);
     draw_lengths(&rng, spec);
     draw_bias(&rng, spec);
     draw_additions(&rng, spec);
     draw_layouts(&rng, spec);
     draw_values(&rng, spec);
-    spec->dtype = (enum attn_dtype)trial_range(&rng, ATTN_FP16, ATTN_FP32);
+    spec->dtype = (enum attn_dtype)trial_range(&rng, ATTN_FP16, flash ? ATTN_BF16 : ATTN_FP32);
     spec->seed = trial_next(&rng);
     draw.direction = trial_chance(&rng, 3) ? ATTN_FORWARD : ATTN_BACKWARD;
     draw.lse = draw.direction == ATTN_BACKWARD || trial_chance(&rng, 2);
     draw.workers = (unsigned)trial_range(&rng, 1, 4);
     draw.tiles_per_launch = trial_chance(&rng, 3) ? (uint64_t)trial_range(&rng, 1, 5) : 0;
     return draw;
+}
+
+struct draw draw_case(uint64_t seed, uint64_t number)
+{
+    return draw_one(false, seed, number);
+}
+
+struct draw draw_flash_case(uint64_t seed, uint64_t number)
+{
+    return draw_one(true, seed, number);
 }
 
 /* -- description ---------------------------------------------------------------------------- */

@@ -19,6 +19,9 @@ struct draw {
 
 struct draw draw_case(uint64_t seed, uint64_t number);
 
+/* One of the shapes where others have found mistakes, of sequences up to 2048; fp16 and bf16. */
+struct draw draw_flash_case(uint64_t seed, uint64_t number);
+
 /* Prints the case in one line. */
 void draw_describe(const struct draw *draw);
 

@@ -4,12 +4,19 @@
 #include "draws.h"
 
 #include <argp.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "executor.h"
+
+struct draw draws_case(const struct draws_options *options, uint64_t number)
+{
+    return options->flash ? draw_flash_case(options->seed, number)
+                          : draw_case(options->seed, number);
+}
 
 void draws_skip(uint64_t number, const char *why, struct draws_totals *totals)
 {
@@ -25,9 +32,9 @@ void draws_conclude(const struct draws_options *options, const struct draw *draw
         printf("case %" PRIu64 " %s, ratio %.3f\n", number, verdict->failed ? "FAILED" : "passed",
             verdict->ratio);
         draw_describe(draw);
-        printf("  again: draws --family %s --seed %" PRIu64 " --case %" PRIu64 " --threads %u%s\n",
-            options->family, options->seed, number, draw->workers,
-            options->service ? " --through service" : "");
+        printf("  again: %s --family %s%s --seed %" PRIu64 " --case %" PRIu64 " --threads %u%s\n",
+            program_invocation_short_name, options->family, options->flash ? " --shapes flash" : "",
+            options->seed, number, draw->workers, options->service ? " --through service" : "");
     }
     totals->cases++;
     totals->failed += verdict->failed ? 1 : 0;
@@ -38,36 +45,9 @@ void draws_conclude(const struct draws_options *options, const struct draw *draw
     draw_count(&totals->pairs, draw);
 }
 
-/* -- in this process ------------------------------------------------------------------------ */
-
-static void run_case(const struct draws_options *options, const struct attn_family *family,
-    uint64_t number, struct draws_totals *totals)
-{
-    struct draw draw = draw_case(options->seed, number);
-    draw.workers = options->threads > 0 ? options->threads : draw.workers;
-    struct trial trial;
-    trial_init(&trial, &draw.spec);
-    struct attn_problem forward = trial_forward(&trial);
-    const char *refusal = attn_unsupported(family, ATTN_FORWARD, &forward);
-    if (refusal == NULL && draw.direction == ATTN_BACKWARD) {
-        refusal = attn_unsupported(family, ATTN_BACKWARD, &trial.problem);
-    }
-    if (refusal != NULL) {
-        draws_skip(number, refusal, totals);
-        trial_finish(&trial);
-        return;
-    }
-    const struct judge_run run = {
-        family, draw.direction, draw.lse, draw.workers, draw.tiles_per_launch};
-    struct verdict verdict = {0};
-    judge_trial(&verdict, &trial, &run);
-    draws_conclude(options, &draw, number, &verdict, totals);
-    trial_finish(&trial);
-}
-
 /* -- the program ---------------------------------------------------------------------------- */
 
-enum { EVERY_PAIR = 256 };
+enum { EVERY_PAIR = 256, SHAPES };
 
 static uint64_t number_of(const char *text, struct argp_state *state)
 {
@@ -86,6 +66,15 @@ static bool is_service(const char *text, struct argp_state *state)
         argp_error(state, "'%s' is neither kernels nor service", text);
     }
     return service;
+}
+
+static bool is_flash(const char *text, struct argp_state *state)
+{
+    bool flash = strcmp(text, "flash") == 0;
+    if (!flash && strcmp(text, "small") != 0) {
+        argp_error(state, "'%s' is neither small nor flash", text);
+    }
+    return flash;
 }
 
 static error_t on_option(int key, char *text, struct argp_state *state)
@@ -116,6 +105,15 @@ static error_t on_option(int key, char *text, struct argp_state *state)
             argp_error(state, "at most %d threads", EXECUTOR_MAX_WORKERS);
         }
         return 0;
+    case 'j':
+        options->jobs = (unsigned)number_of(text, state);
+        if (options->jobs == 0 || options->jobs > DRAWS_MAX_JOBS) {
+            argp_error(state, "1 to %d jobs", DRAWS_MAX_JOBS);
+        }
+        return 0;
+    case SHAPES:
+        options->flash = is_flash(text, state);
+        return 0;
     case EVERY_PAIR:
         options->every_pair = true;
         return 0;
@@ -134,33 +132,28 @@ static struct draws_options parse(int argc, char **argv)
         {"seed", 's', "S", 0, "Seed of all cases (1)", 0},
         {"case", 'c', "ID", 0, "Run this case alone and describe it", 0},
         {"threads", 't', "N", 0, "Workers of the executor (drawn for each case)", 0},
+        {"jobs", 'j', "N", 0, "Cases at once (1)", 0},
+        {"shapes", SHAPES, "SET", 0, "small: any; flash: lengths up to 2048, fp16 and bf16", 0},
         {"every-pair", EVERY_PAIR, NULL, 0, "Fail unless every pair of features was computed", 0},
         {0},
     };
     const struct argp argp = {list, on_option, NULL,
         "Holds random problems against a float64 reference.", NULL, NULL, NULL};
-    struct draws_options options = {.family = "cpu", .count = 500, .seed = 1, .only = UINT64_MAX};
+    struct draws_options options = {
+        .family = "cpu", .count = 500, .seed = 1, .only = UINT64_MAX, .jobs = 1};
     argp_parse(&argp, argc, argv, 0, NULL, &options);
     return options;
 }
 
 static bool run_all(const struct draws_options *options, struct draws_totals *totals)
 {
-    const struct attn_family *family = attn_family_find(options->family);
     bool alone = options->only != UINT64_MAX;
     uint64_t first = alone ? options->only : 0;
     uint64_t end = alone ? options->only + 1 : options->count;
-    if (family == NULL) {
-        fprintf(stderr, "draws: no kernel family '%s' in this build\n", options->family);
-        return false;
-    }
     if (options->service) {
         return draws_service(options, first, end, totals);
     }
-    for (uint64_t number = first; number < end; number++) {
-        run_case(options, family, number, totals);
-    }
-    return true;
+    return draws_kernels(options, first, end, totals);
 }
 
 int main(int argc, char **argv)

@@ -6,15 +6,19 @@
 #include "draw.h"
 #include "judge.h"
 
+#define DRAWS_MAX_JOBS 256
+
 struct draws_options {
     const char *family;
     const char *address; /* of a running daemon; NULL: one of its own */
     bool service;
+    bool flash;      /* shapes of draw_flash_case() */
     bool every_pair; /* fail unless every pair of features was there */
     uint64_t count;
     uint64_t seed;
     uint64_t only;    /* UINT64_MAX: all */
     unsigned threads; /* 0: drawn */
+    unsigned jobs;    /* cases at once */
 };
 
 struct draws_totals {
@@ -25,6 +29,12 @@ struct draws_totals {
     uint64_t worst_case;
     struct draw_pairs pairs;
 };
+
+struct draw draws_case(const struct draws_options *options, uint64_t number);
+
+/* Cases [first, end) in this process. false: the family or its device is not there, or broke. */
+bool draws_kernels(
+    const struct draws_options *options, uint64_t first, uint64_t end, struct draws_totals *totals);
 
 /* Counts a case and says what is to be said about it. */
 void draws_conclude(const struct draws_options *options, const struct draw *draw, uint64_t number,

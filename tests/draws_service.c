@@ -88,7 +88,7 @@ static void start(struct service *service, struct slot *slot, uint64_t number)
 {
     struct trial_arena arena = slot->arena;
     *slot = (struct slot){.number = number, .arena = arena};
-    slot->draw = draw_case(service->options->seed, number);
+    slot->draw = draws_case(service->options, number);
     slot->chained = number % 2 == 0 && slot->draw.direction == ATTN_BACKWARD;
     place(slot);
     slot->refusal =

@@ -71,6 +71,11 @@ static void poison_scratch(struct executor *executor)
 
 void executor_init(struct executor *executor, const struct attn_family *family, unsigned workers)
 {
+    int error = attn_prepare(family);
+    if (error != 0) {
+        fprintf(stderr, "executor: preparing the kernels: error %d\n", error);
+        abort();
+    }
     *executor = (struct executor){.family = family};
     for (unsigned i = 0; i < workers; i++) {
         executor->scratch[i] = poisoned(attn_scratch_bytes(family));
@@ -105,31 +110,78 @@ static size_t next_slices(
     return used;
 }
 
+/* A group on its way through the tiles. */
+struct solution {
+    struct attn_problem *problems; /* as the family sees them */
+    struct attn_slice *left;
+    struct attn_slice *now;
+    size_t count;
+};
+
+static void begin(struct solution *solution, const struct executor *executor,
+    enum attn_direction direction, const struct attn_problem *problems, size_t count)
+{
+    struct twin *twin = executor->twin;
+    *solution = (struct solution){
+        .problems = calloc(count + 1, sizeof *solution->problems),
+        .left = calloc(2 * count + 1, sizeof *solution->left),
+        .count = count,
+    };
+    if (solution->problems == NULL || solution->left == NULL) {
+        abort();
+    }
+    solution->now = solution->left + count;
+    for (size_t i = 0; i < count; i++) {
+        struct attn_slice *slice = &solution->left[i];
+        size_t bytes = attn_workspace_bytes(executor->family, direction, &problems[i]);
+        solution->problems[i] = twin != NULL ? twin_problem(twin, &problems[i]) : problems[i];
+        slice->problem = &solution->problems[i];
+        slice->workspace = twin != NULL ? twin_workspace(twin, bytes) : poisoned(bytes);
+        slice->end = attn_tile_count(executor->family, direction, &problems[i]);
+    }
+}
+
+static void end(struct solution *solution, const struct executor *executor)
+{
+    for (size_t i = 0; i < solution->count && executor->twin == NULL; i++) {
+        free(solution->left[i].workspace);
+    }
+    free(solution->problems);
+    free(solution->left);
+}
+
+static int launch_all(struct executor *executor, enum attn_direction direction,
+    struct solution *solution, uint64_t tiles_per_launch)
+{
+    void *stream = executor->twin != NULL ? executor->twin->stream : NULL;
+    const struct attn_target target = {.executor = &executor->base, .stream = stream};
+    int status = 0;
+    for (;;) {
+        size_t used = next_slices(solution->now, solution->left, solution->count, tiles_per_launch);
+        if (used == 0 || status != 0) {
+            return status;
+        }
+        poison_scratch(executor);
+        status = attn_launch(executor->family, direction, solution->now, used, &target);
+    }
+}
+
 int executor_solve(struct executor *executor, enum attn_direction direction,
     const struct attn_problem *problems, size_t count, uint64_t tiles_per_launch)
 {
-    const struct attn_target target = {.executor = &executor->base};
-    struct attn_slice *left = calloc(2 * count, sizeof *left);
-    struct attn_slice *now = left + count;
-    if (left == NULL) {
-        abort();
+    struct twin *twin = executor->twin;
+    struct solution solution;
+    begin(&solution, executor, direction, problems, count);
+    int status = twin != NULL ? twin_up(twin) : 0;
+    if (status == 0) {
+        status = launch_all(executor, direction, &solution, tiles_per_launch);
     }
-    for (size_t i = 0; i < count; i++) {
-        left[i].problem = &problems[i];
-        left[i].workspace =
-            poisoned(attn_workspace_bytes(executor->family, direction, &problems[i]));
-        left[i].end = attn_tile_count(executor->family, direction, &problems[i]);
+    if (status == 0 && twin != NULL) {
+        status = twin_down(twin);
     }
-    int status = 0;
-    size_t used = next_slices(now, left, count, tiles_per_launch);
-    while (used > 0 && status == 0) {
-        poison_scratch(executor);
-        status = attn_launch(executor->family, direction, now, used, &target);
-        used = next_slices(now, left, count, tiles_per_launch);
+    if (twin != NULL && !twin_release(twin) && status == 0) {
+        status = EXECUTOR_OVERRUN;
     }
-    for (size_t i = 0; i < count; i++) {
-        free(left[i].workspace);
-    }
-    free(left);
+    end(&solution, executor);
     return status;
 }

@@ -2,10 +2,14 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdio.h>
 
 #include "bar.h"
 #include "executor.h"
+
+static FILE *out_of(const struct verdict *verdict)
+{
+    return verdict->out != NULL ? verdict->out : stdout;
+}
 
 static void judge_bar(struct verdict *verdict, const struct reference *reference,
     const struct attn_problem *problem, enum tensor_id id)
@@ -14,9 +18,9 @@ static void judge_bar(struct verdict *verdict, const struct reference *reference
     verdict->ratio = bar.ratio > verdict->ratio ? bar.ratio : verdict->ratio;
     if (!(bar.ratio <= 1)) {
         struct tensor tensor = tensor_of(problem, id);
-        printf("  %s[%" PRId64 "] = %.9g, not %.9g: error %.3g, allowed %.3g\n", tensor_name(id),
-            bar.worst, tensor_get(&tensor, bar.worst), reference->exact[id][bar.worst], bar.error,
-            bar.limit);
+        fprintf(out_of(verdict), "  %s[%" PRId64 "] = %.9g, not %.9g: error %.3g, allowed %.3g\n",
+            tensor_name(id), bar.worst, tensor_get(&tensor, bar.worst),
+            reference->exact[id][bar.worst], bar.error, bar.limit);
         verdict->failed = true;
     }
 }
@@ -29,10 +33,25 @@ static void judge_zeros(struct verdict *verdict, const struct reference *referen
     for (int64_t i = 0; i < reference->count[id]; i++) {
         bool nothing = reference->exact[id][i] == 0 && reference->noise[id][i] == 0;
         if (nothing && tensor_get(&tensor, i) != 0) {
-            printf("  %s[%" PRId64 "] = %g, not 0\n", tensor_name(id), i, tensor_get(&tensor, i));
+            fprintf(out_of(verdict), "  %s[%" PRId64 "] = %g, not 0\n", tensor_name(id), i,
+                tensor_get(&tensor, i));
             judge_complain(verdict, "something came out of nothing in", tensor_name(id));
             return;
         }
+    }
+}
+
+static void solve(struct verdict *verdict, struct executor *executor, const struct judge_run *run,
+    enum attn_direction direction, const struct attn_problem *problem)
+{
+    const char *name = direction == ATTN_FORWARD ? "forward" : "backward";
+    int status = executor_solve(executor, direction, problem, 1, run->tiles_per_launch);
+    if (status == EXECUTOR_OVERRUN) {
+        judge_complain(verdict, "memory beside the workspace was written by", name);
+    } else if (status != 0) {
+        fprintf(out_of(verdict), "  %s returned error %d\n", name, status);
+        verdict->failed = true;
+        verdict->broken = true;
     }
 }
 
@@ -43,9 +62,7 @@ static void solve_forward(struct verdict *verdict, struct executor *executor, st
     if (!run->lse) {
         forward.lse.data = NULL;
     }
-    if (executor_solve(executor, ATTN_FORWARD, &forward, 1, run->tiles_per_launch) != 0) {
-        judge_complain(verdict, "forward returned an error", "");
-    }
+    solve(verdict, executor, run, ATTN_FORWARD, &forward);
     bool written[TENSOR_COUNT] = {[TENSOR_OUT] = true, [TENSOR_LSE] = run->lse};
     if (!trial_intact(trial, written)) {
         judge_complain(verdict, "forward wrote outside its outputs", "");
@@ -58,9 +75,7 @@ static void solve_backward(struct verdict *verdict, struct executor *executor, s
 {
     trial_spoil_padding(trial);
     trial_snapshot(trial);
-    if (executor_solve(executor, ATTN_BACKWARD, &trial->problem, 1, run->tiles_per_launch) != 0) {
-        judge_complain(verdict, "backward returned an error", "");
-    }
+    solve(verdict, executor, run, ATTN_BACKWARD, &trial->problem);
     if (!trial_intact(trial, trial_backward_outputs)) {
         judge_complain(verdict, "backward wrote outside its outputs", "");
     }
@@ -69,7 +84,7 @@ static void solve_backward(struct verdict *verdict, struct executor *executor, s
 
 void judge_complain(struct verdict *verdict, const char *what, const char *tensor)
 {
-    printf("  %s%s%s\n", what, *tensor != '\0' ? " " : "", tensor);
+    fprintf(out_of(verdict), "  %s%s%s\n", what, *tensor != '\0' ? " " : "", tensor);
     verdict->failed = true;
 }
 
@@ -91,9 +106,10 @@ void judge_trial(struct verdict *verdict, struct trial *trial, const struct judg
 {
     struct executor executor;
     executor_init(&executor, run->family, run->workers);
+    executor.twin = run->twin;
     struct reference *reference = reference_create(run->direction, &trial->problem);
     solve_forward(verdict, &executor, trial, run, reference);
-    if (run->direction == ATTN_BACKWARD) {
+    if (run->direction == ATTN_BACKWARD && !verdict->broken) {
         solve_backward(verdict, &executor, trial, run, reference);
     }
     reference_destroy(reference);

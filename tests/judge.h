@@ -1,16 +1,21 @@
 /*
  * Whether a problem's results are right: the numeric bar, and exact zeros where nothing adds to them.
  *
- * Prints what is wrong. Stateless but for the caller's verdict.
+ * Says what is wrong. Stateless but for the caller's verdict.
  */
 #pragma once
 
+#include <stdio.h>
+
 #include "reference.h"
 #include "trial.h"
+#include "twin.h"
 
 struct verdict {
     double ratio; /* the largest error over its limit */
     bool failed;
+    bool broken; /* the device returned an error: no more to be expected of it */
+    FILE *out;   /* where complaints go; NULL: stdout */
 };
 
 void judge_complain(struct verdict *verdict, const char *what, const char *tensor);
@@ -26,6 +31,7 @@ struct judge_run {
     bool lse;                      /* forward returns it; backward needs it */
     unsigned workers;
     uint64_t tiles_per_launch; /* 0: all in one */
+    struct twin *twin;         /* whose arena the trial lies in; NULL: none */
 };
 
 /* Computes and judges it, and what was written beside the outputs. */

@@ -14,7 +14,7 @@ static const enum attn_dtype dtypes[] = {ATTN_FP16, ATTN_BF16, ATTN_FP32};
 /* Both directions, judged by the bar and by what was written. */
 static void solve(const char *name, struct trial *trial, unsigned workers)
 {
-    const struct judge_run run = {attn_family_find("cpu"), ATTN_BACKWARD, true, workers, 0};
+    const struct judge_run run = {attn_family_find("cpu"), ATTN_BACKWARD, true, workers, 0, NULL};
     struct verdict verdict = {0};
     judge_trial(&verdict, trial, &run);
     cr_expect(!verdict.failed, "%s, ratio %g", name, verdict.ratio);

@@ -13,7 +13,7 @@ static const enum attn_dtype dtypes[] = {ATTN_FP16, ATTN_BF16, ATTN_FP32};
 
 static void solve(const char *name, struct trial *trial)
 {
-    const struct judge_run run = {attn_family_find("cpu"), ATTN_BACKWARD, true, 2, 0};
+    const struct judge_run run = {attn_family_find("cpu"), ATTN_BACKWARD, true, 2, 0, NULL};
     struct verdict verdict = {0};
     judge_trial(&verdict, trial, &run);
     cr_expect(

@@ -8,7 +8,10 @@
 
 #include <stddef.h>
 
+#ifdef __cplusplus
 extern "C" {
+#endif
+
 typedef enum cudaError {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
@@ -34,10 +37,14 @@ struct dim3 {
     unsigned y;
     unsigned z;
 
+#ifdef __cplusplus
     constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_)
     {
     }
+#endif
 };
+
+typedef struct dim3 dim3;
 
 cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **arguments,
     size_t shared_bytes, cudaStream_t stream);
@@ -46,4 +53,7 @@ cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attributes, const v
 cudaError_t cudaPeekAtLastError(void);
 cudaError_t cudaGetLastError(void);
 const char *cudaGetErrorString(cudaError_t error);
+
+#ifdef __cplusplus
 }
+#endif

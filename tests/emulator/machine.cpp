@@ -279,11 +279,20 @@ void check_address(
 
 /* -- blocks --------------------------------------------------------------------------------------- */
 
-void prepare_threads(struct machine *m, uint32_t threads, const struct device_group *group)
+/* Items as far as blocks have one: most launches have few. */
+size_t group_bytes(const struct device_group *group, uint32_t blocks)
 {
-    /* Kernels read no item but those that are there. */
-    size_t bytes = offsetof(struct device_group, item) + group->items * sizeof group->item[0];
+    uint32_t items = 1;
 
+    while (items < DEVICE_MAX_ITEMS && group->end[items - 1] < blocks) {
+        items++;
+    }
+    return offsetof(struct device_group, item) + items * sizeof group->item[0];
+}
+
+void prepare_threads(
+    struct machine *m, uint32_t threads, const struct device_group *group, size_t bytes)
+{
     while (m->threads.size() < threads) {
         m->threads.emplace_back();
         struct thread *thread = &m->threads.back();
@@ -478,7 +487,7 @@ void machine_launch(machine_kernel kernel, uint32_t blocks, uint32_t threads, si
     m->launches++;
     m->random_state = m->first_seed * UINT64_C(0xD1342543DE82EF95) + (m->launches << 32);
     shared_resize(&m->shared, shared_bytes);
-    prepare_threads(m, threads, group);
+    prepare_threads(m, threads, group, group_bytes(group, blocks));
     for (uint32_t block : random_order(m, blocks)) {
         run_block(m, kernel, block);
     }

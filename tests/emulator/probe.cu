@@ -221,6 +221,7 @@ struct data launch(kernel_function kernel, uint32_t blocks)
     void *arguments[] = {&group};
 
     group.items = 1;
+    group.end[0] = blocks;
     group.item[0].workspace = static_cast<char *>(static_cast<void *>(&data));
     cudaError_t error = cudaLaunchKernel(
         reinterpret_cast<const void *>(kernel), blocks, threads, arguments, 1024, nullptr);
