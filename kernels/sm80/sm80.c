@@ -121,11 +121,14 @@ static int flush(struct batch *batch)
     dim3 grid = {.x = blocks_of(batch), .y = 1, .z = 1};
     dim3 block = {.x = batch->kernel->threads, .y = 1, .z = 1};
     void *parameters[] = {&batch->group};
+    cudaError_t error = cudaSuccess;
 
-    batch->group.items = 0;
-    return grid.x == 0 ? 0
-                       : (int)cudaLaunchKernel(batch->kernel->function, grid, block, parameters,
-                             batch->kernel->shared_bytes, batch->stream);
+    if (grid.x > 0) {
+        error = cudaLaunchKernel(batch->kernel->function, grid, block, parameters,
+            batch->kernel->shared_bytes, batch->stream);
+        batch->group.items = 0;
+    }
+    return (int)error;
 }
 
 /* Adds tiles [begin, end) of the batch's stage; they may take several launches. */
