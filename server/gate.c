@@ -27,11 +27,17 @@ struct connection {
     struct gate *gate;       /* borrowed */
     struct session *session; /* borrowed; NULL: none yet */
     struct ucred peer;
-    int fd;      /* -1: closing */
-    int process; /* pidfd of the peer; -1: its process cannot be seen from here */
-    unsigned handles;
+    int fd;              /* -1: closing */
+    int process;         /* pidfd of the peer; -1: its process cannot be seen from here */
+    unsigned references; /* handles, and the request that workers have */
     uv_poll_t poll;
     uv_poll_t process_poll;
+
+    /* The request that workers have. */
+    bool is_waiting;
+    uint32_t request_id;
+    uint32_t minor; /* that the client speaks */
+    struct worker_task fence;
 };
 
 struct packet {
@@ -43,13 +49,18 @@ struct packet {
     int descriptor[MAX_DESCRIPTORS];
 };
 
-static void on_closed(uv_handle_t *handle)
+static void release(struct connection *connection)
 {
-    struct connection *connection = handle->data;
-
-    if (--connection->handles == 0) {
+    if (--connection->references == 0) {
         free(connection);
     }
+}
+
+static void on_packets(uv_poll_t *poll, int status, int events);
+
+static void on_closed(uv_handle_t *handle)
+{
+    release(handle->data);
 }
 
 static void close_connection(struct connection *connection)
@@ -99,7 +110,7 @@ static int receive(const struct connection *connection, struct packet *packet)
         .msg_controllen = sizeof(control)};
     ssize_t size = 0;
 
-    if (reaper_weight(connection->gate->closer, connection->peer.uid) >= MAX_FOREIGN) {
+    if (worker_weight(connection->gate->closer, connection->peer.uid) >= MAX_FOREIGN) {
         /* With no room for them the system lets them go by itself, and that waits for nobody. */
         message.msg_control = NULL;
         message.msg_controllen = 0;
@@ -118,43 +129,170 @@ static int receive(const struct connection *connection, struct packet *packet)
     return size == 0 && packet->descriptors == 0 ? -1 : 1;
 }
 
-static bool open_session(struct connection *connection, const struct wire_gate_request *request,
-    int page_fd, struct wire_gate_reply *reply)
+/* false: the peer does not read its replies. */
+static bool send_reply(int fd, const struct wire_gate_reply *reply)
 {
-    struct session_table *sessions = connection->gate->sessions;
+    uint8_t bytes[REPLY_BYTES];
+    size_t size = codec_encode_gate_reply(reply, bytes, sizeof(bytes));
 
-    if (connection->session != NULL) {
-        return wire_fail(&reply->error, WIRE_INVALID_ARGUMENT, "this connection has a session");
+    return size > 0 && send(fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size;
+}
+
+/* Closing one may free gigabytes of memory, or ask a file system whose server never answers: on this
+ * thread neither. Only memory has seals, and asking for them asks no file system. */
+static void let_go(const struct connection *connection, int fd)
+{
+    const struct gate *gate = connection->gate;
+
+    if (fcntl(fd, F_GET_SEALS) >= 0) {
+        worker_close(gate->sessions->options.unmapper, connection->peer.uid, 0, fd);
+    } else {
+        worker_close(gate->closer, connection->peer.uid, 1, fd);
     }
-    connection->session = session_open(
-        sessions, request, connection->peer.uid, (int)connection->peer.pid, page_fd, &reply->error);
-    if (connection->session == NULL) {
-        return false;
+}
+
+static void log_refusal(const struct connection *connection, const struct wire_error *error)
+{
+    log_debug("gate: pid=%d refused: %s: %s", (int)connection->peer.pid,
+        wire_status_name(error->status), error->detail);
+}
+
+/* Of a connection whose request is with the workers, or of the peer's process: children may hold the
+ * connection open after that. */
+static void on_end(uv_poll_t *poll, int status, int events)
+{
+    (void)status;
+    (void)events;
+    close_connection(poll->data);
+}
+
+static void start_waiting(struct connection *connection, const struct wire_gate_request *request)
+{
+    connection->is_waiting = true;
+    connection->request_id = request->id;
+    connection->references++;
+    (void)uv_poll_start(&connection->poll, UV_DISCONNECT, on_end);
+}
+
+/* The workers are done with the request; the connection may be closed meanwhile. */
+static void stop_waiting(struct connection *connection, const struct wire_gate_reply *reply)
+{
+    connection->is_waiting = false;
+    if (connection->fd >= 0) {
+        if (send_reply(connection->fd, reply)) {
+            (void)uv_poll_start(&connection->poll, UV_READABLE, on_packets);
+        } else {
+            close_connection(connection);
+        }
     }
+    release(connection);
+}
+
+static void refuse(struct connection *connection, int fd, struct wire_gate_reply *reply,
+    const struct wire_error *error)
+{
+    reply->error = *error;
+    log_refusal(connection, error);
+    if (fd >= 0) {
+        let_go(connection, fd);
+    }
+}
+
+static void describe(const struct connection *connection, struct wire_gate_reply *reply)
+{
     reply->has_session = true;
-    session_describe(sessions, connection->session, &reply->session);
-    if (request->minor < reply->session.minor) {
-        reply->session.minor = request->minor;
+    session_describe(connection->gate->sessions, connection->session, &reply->session);
+    if (connection->minor < reply->session.minor) {
+        reply->session.minor = connection->minor;
     }
-    return true;
+}
+
+static void on_session(void *context, int fd, const struct wire_error *error)
+{
+    struct connection *connection = context;
+    struct wire_gate_reply reply = {.id = connection->request_id};
+
+    if (error != NULL) {
+        connection->session = NULL;
+        refuse(connection, fd, &reply, error);
+    } else {
+        describe(connection, &reply);
+    }
+    stop_waiting(connection, &reply);
+}
+
+static void on_region(void *context, uint32_t number, int fd, const struct wire_error *error)
+{
+    struct connection *connection = context;
+    struct wire_gate_reply reply = {.id = connection->request_id, .region = number};
+
+    if (number == 0) {
+        refuse(connection, fd, &reply, error);
+    }
+    stop_waiting(connection, &reply);
+}
+
+/* On the unmapper's thread, behind all that was to be unmapped. */
+static void pass_fence(struct worker_task *task)
+{
+    (void)task;
+}
+
+static void on_fence(struct worker_task *task)
+{
+    struct connection *connection = list_entry(task, struct connection, fence);
+    const struct wire_gate_reply reply = {.id = connection->request_id};
+
+    stop_waiting(connection, &reply);
+}
+
+static bool open_session(struct connection *connection, const struct wire_gate_request *request,
+    int fd, struct wire_error *error)
+{
+    if (connection->session != NULL) {
+        return wire_fail(error, WIRE_INVALID_ARGUMENT, "this connection has a session");
+    }
+    connection->session = session_open(connection->gate->sessions, request, connection->peer.uid,
+        (int)connection->peer.pid, fd, on_session, connection, error);
+    connection->minor = request->minor;
+    return connection->session != NULL;
 }
 
 static bool add_region(struct connection *connection, const struct wire_gate_request *request,
-    int fd, struct wire_gate_reply *reply)
+    int fd, struct wire_error *error)
 {
-    reply->region = session_add_region(
-        connection->gate->sessions, connection->session, fd, request->bytes, &reply->error);
-    return reply->region != 0;
+    struct backend_offer offer = {
+        .kind = request->memory, .bytes = request->bytes, .reserve = request->reserve, .fd = fd};
+
+    memcpy(offer.handle, request->handle, sizeof(offer.handle));
+    return session_add_region(
+        connection->gate->sessions, connection->session, &offer, on_region, connection, error);
+}
+
+static bool extend_region(struct connection *connection, const struct wire_gate_request *request,
+    int fd, struct wire_error *error)
+{
+    const struct backend_offer piece = {
+        .kind = WIRE_MEMORY_CUDA_VMM, .bytes = request->bytes, .fd = fd};
+
+    return session_extend_region(connection->gate->sessions, connection->session, request->region,
+        request->offset, &piece, on_region, connection, error);
+}
+
+static bool trim(struct connection *connection)
+{
+    connection->fence =
+        (struct worker_task){.uid = connection->peer.uid, .work = pass_fence, .done = on_fence};
+    region_trim(&connection->session->regions, &connection->fence);
+    return true;
 }
 
 static bool drop_region(struct connection *connection, const struct wire_gate_request *request,
-    struct wire_gate_reply *reply)
+    struct wire_error *error)
 {
-    if (!region_drop(&connection->session->regions, request->region)) {
-        return wire_fail(&reply->error, WIRE_NOT_FOUND, "the session has no region %u",
-            (unsigned)request->region);
-    }
-    return true;
+    return region_drop(&connection->session->regions, request->region) ||
+           wire_fail(
+               error, WIRE_NOT_FOUND, "the session has no region %u", (unsigned)request->region);
 }
 
 static bool check_descriptors(
@@ -187,30 +325,45 @@ static unsigned descriptors_of(const struct wire_gate_request *request)
     }
 }
 
-static bool dispatch(struct connection *connection, const struct packet *packet,
-    const struct wire_gate_request *request, struct wire_gate_reply *reply)
+/* Does the request, or has workers do it and is waiting then. They take its descriptor. */
+static bool dispatch(struct connection *connection, struct packet *packet,
+    const struct wire_gate_request *request, struct wire_error *error)
 {
-    if (!check_descriptors(packet, descriptors_of(request), &reply->error)) {
-        return false;
-    }
-    if (request->kind == WIRE_GATE_OPEN) {
-        return open_session(connection, request, packet->descriptor[0], reply);
-    }
-    if (connection->session == NULL) {
-        return wire_fail(&reply->error, WIRE_INVALID_ARGUMENT,
+    int fd = packet->descriptors > 0 ? packet->descriptor[0] : -1;
+    bool good = false;
+
+    if (request->kind != WIRE_GATE_OPEN && connection->session == NULL) {
+        return wire_fail(error, WIRE_INVALID_ARGUMENT,
             "this connection has no session; it must be opened first");
     }
-    if (request->kind == WIRE_GATE_ADD_REGION && request->memory == WIRE_MEMORY_SHM) {
-        return add_region(connection, request, packet->descriptor[0], reply);
+    switch (request->kind) {
+    case WIRE_GATE_OPEN:
+        good = open_session(connection, request, fd, error);
+        break;
+    case WIRE_GATE_ADD_REGION:
+        good = add_region(connection, request, fd, error);
+        break;
+    case WIRE_GATE_EXTEND_REGION:
+        good = extend_region(connection, request, fd, error);
+        break;
+    case WIRE_GATE_TRIM:
+        good = trim(connection);
+        break;
+    case WIRE_GATE_DROP_REGION:
+        return drop_region(connection, request, error);
+    case WIRE_GATE_NONE:
+        return wire_fail(
+            error, WIRE_PROTOCOL_ERROR, "the message asks for nothing that this daemon knows");
     }
-    if (request->kind == WIRE_GATE_DROP_REGION) {
-        return drop_region(connection, request, reply);
+    if (good) {
+        start_waiting(connection, request);
+        packet->descriptors = 0;
     }
-    return wire_fail(&reply->error, WIRE_UNSUPPORTED, "this daemon maps shared memory only");
+    return good;
 }
 
 static bool answer(
-    struct connection *connection, const struct packet *packet, struct wire_gate_reply *reply)
+    struct connection *connection, struct packet *packet, struct wire_gate_reply *reply)
 {
     struct wire_gate_request request = {0};
 
@@ -223,49 +376,24 @@ static bool answer(
     if (!decoded) {
         return false;
     }
-    if (request.kind == WIRE_GATE_NONE) {
-        return wire_fail(&reply->error, WIRE_PROTOCOL_ERROR,
-            "the message asks for nothing that this daemon knows");
-    }
-    return dispatch(connection, packet, &request, reply);
+    return check_descriptors(packet, descriptors_of(&request), &reply->error) &&
+           dispatch(connection, packet, &request, &reply->error);
 }
 
-/* false: the peer does not read its replies. */
-static bool send_reply(int fd, const struct wire_gate_reply *reply)
-{
-    uint8_t bytes[REPLY_BYTES];
-    size_t size = codec_encode_gate_reply(reply, bytes, sizeof(bytes));
-
-    return size > 0 && send(fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size;
-}
-
-/* Closing one may free gigabytes of memory, or ask a file system whose server never answers: on this
- * thread neither. Only memory has seals, and asking for them asks no file system. */
-static void let_go(const struct connection *connection, int fd)
-{
-    const struct gate *gate = connection->gate;
-
-    if (fcntl(fd, F_GET_SEALS) >= 0) {
-        reaper_close(gate->sessions->options.reaper, connection->peer.uid, 0, fd);
-    } else {
-        reaper_close(gate->closer, connection->peer.uid, 1, fd);
-    }
-}
-
-static bool handle_packet(struct connection *connection, const struct packet *packet)
+/* false: the connection is to be closed. */
+static bool handle_packet(struct connection *connection, struct packet *packet)
 {
     struct wire_gate_reply reply = {0};
 
     if (answer(connection, packet, &reply)) {
         reply.error.status = WIRE_OK;
     } else {
-        log_debug("gate: pid=%d refused: %s: %s", (int)connection->peer.pid,
-            wire_status_name(reply.error.status), reply.error.detail);
+        log_refusal(connection, &reply.error);
     }
     for (unsigned i = 0; i < packet->descriptors; i++) {
         let_go(connection, packet->descriptor[i]);
     }
-    return send_reply(connection->fd, &reply);
+    return connection->is_waiting || send_reply(connection->fd, &reply);
 }
 
 static void on_packets(uv_poll_t *poll, int status, int events)
@@ -274,7 +402,7 @@ static void on_packets(uv_poll_t *poll, int status, int events)
     struct packet packet;
 
     (void)events;
-    for (int i = 0; i < PACKETS_PER_TURN; i++) {
+    for (int i = 0; i < PACKETS_PER_TURN && !connection->is_waiting; i++) {
         int received = status < 0 ? -1 : receive(connection, &packet);
         if (received == 0) {
             return;
@@ -284,14 +412,6 @@ static void on_packets(uv_poll_t *poll, int status, int events)
             return;
         }
     }
-}
-
-/* Children may hold the connection open after its process has ended. */
-static void on_process_end(uv_poll_t *poll, int status, int events)
-{
-    (void)status;
-    (void)events;
-    close_connection(poll->data);
 }
 
 /* Watches the peer's process; false only if it has ended already or the system is short of
@@ -310,9 +430,9 @@ static bool watch_process(struct connection *connection, uv_loop_t *loop)
         connection->process = -1;
         return false;
     }
-    connection->handles++;
+    connection->references++;
     connection->process_poll.data = connection;
-    (void)uv_poll_start(&connection->process_poll, UV_READABLE, on_process_end);
+    (void)uv_poll_start(&connection->process_poll, UV_READABLE, on_end);
     return true;
 }
 
@@ -345,7 +465,7 @@ static bool add_connection(struct gate *gate, int fd)
         free(connection);
         return false;
     }
-    connection->handles = 1;
+    connection->references = 1;
     connection->poll.data = connection;
     list_append(&gate->connections, &connection->node);
     gate->count++;
@@ -392,7 +512,7 @@ static int listen_at(const char *path)
 }
 
 bool gate_open(struct gate *gate, uv_loop_t *loop, const char *path, struct session_table *sessions,
-    struct reaper *closer)
+    struct worker *closer)
 {
     *gate = (struct gate){.sessions = sessions, .closer = closer, .listener = listen_at(path)};
     list_init(&gate->connections);

@@ -1,10 +1,35 @@
 #include "region.h"
 
 #include <assert.h>
+#include <inttypes.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <unistd.h>
 
-/* On the reaper's thread. */
-static void unmap(struct reaper_task *task)
+/* Address space is not memory, but there is an end to it as well: 2^47 bytes, for all users. */
+#define RESERVE_PER_BYTE 32
+
+/* A region's mapping or extending. */
+struct change {
+    struct worker_task task; /* first */
+    struct region *region;   /* holds a reference */
+    struct backend_offer offer;
+    bool is_extension;
+    atomic_bool pointless; /* nobody wants it any more */
+    bool good;
+    void *base; /* of what was mapped */
+    struct wire_error error;
+    region_done_fn *done;
+    void *context;
+};
+
+static struct region *region_of(struct list_node *node)
+{
+    return list_entry(node, struct region, node);
+}
+
+/* On the unmapper's thread. */
+static void unmap(struct worker_task *task)
 {
     struct region *region = (struct region *)(void *)task;
 
@@ -12,33 +37,198 @@ static void unmap(struct reaper_task *task)
     free(region);
 }
 
-static void let_go(struct region *region)
+static void give_fence(struct region_set *set)
+{
+    struct worker_task *fence = set->fence;
+
+    if (fence != NULL) {
+        set->fence = NULL;
+        worker_give(set->options.unmapper, fence);
+    }
+}
+
+static void leave_set(struct region *region)
 {
     struct region_set *set = region->set;
 
     set->count--;
-    set->bytes -= region->bytes;
+    set->bytes -= region->charge;
+    set->dropped -= region->dropped;
     list_remove(&region->node);
-    reaper_give(set->reaper, &region->task);
+    region->set = NULL;
 }
 
+static void let_go(struct region *region)
+{
+    struct region_set *set = region->set;
+
+    if (set != NULL) {
+        leave_set(region);
+    }
+    if (region->base != NULL) {
+        region->task.weight = region->charge;
+        worker_give(region->unmapper, &region->task);
+    } else {
+        free(region);
+    }
+    if (set != NULL && set->dropped == 0) {
+        give_fence(set);
+    }
+}
+
+/* There is one: the set has no more regions than numbers. */
 static uint32_t free_number(const struct region_set *set)
 {
-    for (uint32_t i = 0; i < set->limit; i++) {
-        if (set->number[i] == NULL) {
-            return i + 1;
-        }
+    uint32_t at = 0;
+
+    while (set->number[at] != NULL) {
+        at++;
+        assert(at < set->options.limit);
     }
-    return 0;
+    return at + 1;
 }
 
-bool region_set_init(struct region_set *set, struct backend *backend, struct reaper *reaper,
-    uint32_t uid, uint32_t limit)
+static void recharge(struct region *region, uint64_t charge)
 {
-    *set = (struct region_set){.backend = backend, .reaper = reaper, .uid = uid, .limit = limit};
+    if (region->set != NULL) {
+        region->set->bytes += charge - region->charge;
+    }
+    region->charge = charge;
+}
+
+static void fail_ended(struct change *change)
+{
+    (void)wire_fail(&change->error, WIRE_CANCELLED, "the session has ended");
+}
+
+/* On the mapper's thread. */
+static void work(struct worker_task *task)
+{
+    struct change *change = (struct change *)(void *)task;
+    struct region *region = change->region;
+    struct backend *backend = region->backend;
+
+    if (atomic_load(&change->pointless)) {
+        fail_ended(change);
+        return;
+    }
+    change->good = change->is_extension
+                       ? backend->ops->extend(
+                             backend, region->base, region->bytes, &change->offer, &change->error)
+                       : backend->ops->map(backend, &change->offer, &change->base, &change->error);
+    if (change->good && change->offer.fd >= 0) {
+        (void)close(change->offer.fd);
+        change->offer.fd = -1;
+    }
+}
+
+/* What was mapped becomes usable, if it is of use. Returns its number. */
+static uint32_t take_over(struct change *change)
+{
+    struct region *region = change->region;
+    struct region_set *set = region->set;
+
+    if (change->is_extension) {
+        region->bytes += change->offer.bytes;
+        return region->number;
+    }
+    region->base = change->base;
+    if (set != NULL && !set->closed) {
+        region->number = free_number(set);
+        set->number[region->number - 1] = region;
+        region_acquire(region);
+    }
+    return region->number;
+}
+
+static void on_changed(struct worker_task *task)
+{
+    struct change *change = (struct change *)(void *)task;
+    struct region *region = change->region;
+    uint32_t number = 0;
+
+    region->change = NULL;
+    if (change->good) {
+        number = take_over(change);
+        if (number == 0) {
+            fail_ended(change);
+        }
+    } else if (change->is_extension) {
+        recharge(region, region_charge(region->bytes, region->reserve));
+    }
+    region_release(region);
+    change->done(change->context, number, change->offer.fd, &change->error);
+    free(change);
+}
+
+static bool start_change(struct region *region, const struct change *content)
+{
+    struct change *change = malloc(sizeof(*change));
+
+    if (change == NULL) {
+        return false;
+    }
+    *change = *content;
+    change->task =
+        (struct worker_task){.uid = region->set->options.uid, .work = work, .done = on_changed};
+    change->region = region;
+    change->offer.pid = region->set->options.pid;
+    change->offer.uid = region->set->options.uid;
+    region->change = change;
+    worker_give(region->set->options.mapper, &change->task);
+    return true;
+}
+
+static bool check_reserve(const struct backend_offer *offer, struct wire_error *error)
+{
+    if (offer->kind != WIRE_MEMORY_CUDA_VMM && offer->reserve != 0) {
+        return wire_fail(error, WIRE_INVALID_ARGUMENT,
+            "reserve is %" PRIu64 ", but memory of this kind never grows", offer->reserve);
+    }
+    return offer->reserve == 0 || offer->reserve >= offer->bytes ||
+           wire_fail(error, WIRE_INVALID_ARGUMENT,
+               "reserve is %" PRIu64 ", less than the %" PRIu64 " of bytes", offer->reserve,
+               offer->bytes);
+}
+
+static bool check_piece(
+    const struct region *region, uint64_t offset, uint64_t bytes, struct wire_error *error)
+{
+    if (region->kind != WIRE_MEMORY_CUDA_VMM || region->backend->ops->extend == NULL) {
+        return wire_fail(error, WIRE_INVALID_ARGUMENT,
+            "region %" PRIu32 " is of a kind of memory that never grows", region->number);
+    }
+    if (offset != region->bytes) {
+        return wire_fail(error, WIRE_INVALID_ARGUMENT,
+            "offset is %" PRIu64 ", but region %" PRIu32 " has %" PRIu64 " bytes", offset,
+            region->number, region->bytes);
+    }
+    return bytes <= region->reserve - region->bytes ||
+           wire_fail(error, WIRE_INVALID_ARGUMENT,
+               "bytes is %" PRIu64 "; region %" PRIu32 " has %" PRIu64 " and was reserved %" PRIu64,
+               bytes, region->number, region->bytes, region->reserve);
+}
+
+bool region_set_init(struct region_set *set, const struct region_options *options)
+{
+    *set = (struct region_set){.options = *options};
     list_init(&set->all);
-    set->number = calloc(limit, sizeof(struct region *));
+    set->number = calloc(options->limit, sizeof(struct region *));
     return set->number != NULL;
+}
+
+void region_set_close(struct region_set *set)
+{
+    set->closed = true;
+    for (uint32_t number = 1; number <= set->options.limit; number++) {
+        (void)region_drop(set, number);
+    }
+    list_for_each(node, &set->all) {
+        struct region *region = region_of(node);
+        if (region->change != NULL) {
+            atomic_store(&region->change->pointless, true);
+        }
+    }
 }
 
 void region_set_finish(struct region_set *set)
@@ -46,46 +236,99 @@ void region_set_finish(struct region_set *set)
     if (set->number == NULL) {
         return;
     }
+    region_set_close(set);
     list_for_each(node, &set->all) {
-        let_go(list_entry(node, struct region, node));
+        struct region *region = region_of(node);
+        if (region->change != NULL) {
+            leave_set(region);
+            region->references = 1;
+        } else {
+            let_go(region);
+        }
     }
+    give_fence(set);
     free(set->number);
     set->number = NULL;
 }
 
-uint32_t region_add(struct region_set *set, int fd, uint64_t bytes, struct wire_error *error)
+uint64_t region_charge(uint64_t bytes, uint64_t reserve)
 {
-    uint32_t number = free_number(set);
-    if (number == 0 || set->count >= set->limit) {
-        (void)wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
-            "the session has %u regions, as many as it may", (unsigned)set->count);
-        return 0;
+    uint64_t space = reserve / RESERVE_PER_BYTE;
+
+    return bytes > space ? bytes : space;
+}
+
+bool region_add(struct region_set *set, const struct backend_offer *offer, region_done_fn *done,
+    void *context, struct wire_error *error)
+{
+    if (set->count >= set->options.limit) {
+        return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
+            "the session has %" PRIu32 " regions, as many as it may", set->count);
     }
-    struct region *region = calloc(1, sizeof(*region));
+    if (!check_reserve(offer, error)) {
+        return false;
+    }
+    struct region *region = malloc(sizeof(*region));
     if (region == NULL) {
-        (void)wire_fail(error, WIRE_RESOURCE_EXHAUSTED, "the daemon is out of memory");
-        return 0;
+        return wire_fail(error, WIRE_RESOURCE_EXHAUSTED, "the daemon is out of memory");
     }
-    const struct backend_offer offer = {.kind = WIRE_MEMORY_SHM, .bytes = bytes, .fd = fd};
-    if (!set->backend->ops->map(set->backend, &offer, &region->base, error)) {
+    *region = (struct region){.task = {.uid = set->options.uid, .work = unmap},
+        .backend = set->options.backend,
+        .unmapper = set->options.unmapper,
+        .set = set,
+        .kind = offer->kind,
+        .bytes = offer->bytes,
+        .reserve = offer->reserve > 0 ? offer->reserve : offer->bytes,
+        .charge = region_charge(offer->bytes, offer->reserve),
+        .references = 1};
+    if (!start_change(
+            region, &(struct change){.offer = *offer, .done = done, .context = context})) {
         free(region);
-        return 0;
+        return wire_fail(error, WIRE_RESOURCE_EXHAUSTED, "the daemon is out of memory");
     }
-    region->task = (struct reaper_task){.uid = set->uid, .weight = bytes, .work = unmap};
-    region->backend = set->backend;
-    region->set = set;
-    region->bytes = bytes;
-    region->references = 1;
     list_append(&set->all, &region->node);
-    set->number[number - 1] = region;
     set->count++;
-    set->bytes += bytes;
-    return number;
+    set->bytes += region->charge;
+    return true;
+}
+
+bool region_extend(struct region_set *set, uint32_t number, uint64_t offset,
+    const struct backend_offer *piece, region_done_fn *done, void *context,
+    struct wire_error *error)
+{
+    struct region *region = region_find(set, number);
+
+    if (region == NULL) {
+        return wire_fail(error, WIRE_NOT_FOUND, "the session has no region %" PRIu32, number);
+    }
+    if (region->change != NULL) {
+        return wire_fail(error, WIRE_AGAIN, "region %" PRIu32 " is being extended", number);
+    }
+    if (!check_piece(region, offset, piece->bytes, error)) {
+        return false;
+    }
+    if (!start_change(
+            region, &(struct change){
+                        .offer = *piece, .is_extension = true, .done = done, .context = context})) {
+        return wire_fail(error, WIRE_RESOURCE_EXHAUSTED, "the daemon is out of memory");
+    }
+    region_acquire(region);
+    recharge(region, region_charge(region->bytes + piece->bytes, region->reserve));
+    return true;
+}
+
+void region_trim(struct region_set *set, struct worker_task *fence)
+{
+    assert(set->fence == NULL);
+    set->fence = fence;
+    if (set->dropped == 0) {
+        give_fence(set);
+    }
 }
 
 struct region *region_find(const struct region_set *set, uint32_t number)
 {
-    return number - 1 < set->limit ? set->number[number - 1] : NULL;
+    return number - 1 < set->options.limit ? set->number[number - 1] : NULL;
 }
 
 bool region_drop(struct region_set *set, uint32_t number)
@@ -96,15 +339,11 @@ bool region_drop(struct region_set *set, uint32_t number)
         return false;
     }
     set->number[number - 1] = NULL;
+    region->number = 0;
+    region->dropped = true;
+    set->dropped++;
     region_release(region);
     return true;
-}
-
-void region_drop_all(struct region_set *set)
-{
-    for (uint32_t number = 1; number <= set->limit; number++) {
-        (void)region_drop(set, number);
-    }
 }
 
 void region_acquire(struct region *region)

@@ -226,6 +226,7 @@ static void post_call(struct request_handler *handler, struct session *session,
         .lane = submit->lane,
         .sequence = submit->first_sequence + index,
         .array_first = submit->first_sequence,
+        .epoch = submit->epoch,
         .request_id = handler->request.id,
         .error = {.status = WIRE_OK},
     };

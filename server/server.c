@@ -20,10 +20,10 @@
 #include "home.h"
 #include "log.h"
 #include "notify.h"
-#include "reaper.h"
 #include "request.h"
 #include "session.h"
 #include "transport.h"
+#include "worker.h"
 
 /* Long enough that starting a launch is a small part of it, short enough that a small request never
  * waits long behind a large one. */
@@ -42,8 +42,9 @@ struct server {
     uv_timer_t drain;
     struct backend *backend;
     struct engine *engine;
-    struct reaper *reaper; /* memory */
-    struct reaper *closer; /* descriptors that may be anything: one can hold it up for ever */
+    struct worker *mapper;
+    struct worker *unmapper; /* another, for nobody's mapping shall wait for it */
+    struct worker *closer;   /* descriptors that may be anything: one can hold it up for ever */
     struct session_table sessions;
     struct request_handler *requests;
     struct transport transport;
@@ -58,7 +59,7 @@ static void stop_when_drained(struct server *server)
     }
 }
 
-/* On the engine thread. */
+/* On the engine's thread and the workers'. */
 static void wake(void *context)
 {
     (void)uv_async_send(context);
@@ -69,6 +70,8 @@ static void on_wake(uv_async_t *async)
     struct server *server = async->data;
 
     request_collect(server->requests);
+    worker_collect(server->mapper);
+    worker_collect(server->unmapper);
     stop_when_drained(server);
 }
 
@@ -153,7 +156,8 @@ static struct session_options session_options_of(const struct server *server)
 
     return (struct session_options){
         .backend = server->backend,
-        .reaper = server->reaper,
+        .mapper = server->mapper,
+        .unmapper = server->unmapper,
         .max_sessions = (uint32_t)config->max_sessions,
         .max_sessions_per_uid = (uint32_t)sessions_per_uid(config),
         .region_bytes_per_uid = config->region_bytes_per_uid,
@@ -225,9 +229,11 @@ static bool start(struct server *server, const char **what)
     }
     *what = "threads or memory for the device";
     server->backend = backend_cpu_create((unsigned)config->threads, config->workspace_bytes);
-    server->reaper = reaper_create("attnd-reaper");
-    server->closer = reaper_create("attnd-closer");
-    if (server->backend == NULL || server->reaper == NULL || server->closer == NULL) {
+    server->mapper = worker_create("attnd-mapper", wake, &server->wake);
+    server->unmapper = worker_create("attnd-unmapper", wake, &server->wake);
+    server->closer = worker_create("attnd-closer", NULL, NULL);
+    if (server->backend == NULL || server->mapper == NULL || server->unmapper == NULL ||
+        server->closer == NULL) {
         return false;
     }
     *what = "threads or memory for the engine";
@@ -261,6 +267,23 @@ static _Noreturn void leave(struct server *server)
     _exit(EXIT_FAILURE);
 }
 
+/* What the workers still do is done, or left to the system; then nothing may be freed that they use. */
+static bool end_workers(struct server *server)
+{
+    /* What is mapped finds its session, and what sessions leave is unmapped. */
+    bool mapped = worker_destroy(server->mapper);
+    session_table_finish(&server->sessions);
+    bool unmapped = worker_destroy(server->unmapper);
+    bool closed = worker_destroy(server->closer);
+
+    if (!mapped || !unmapped || !closed) {
+        log_warning("%s is left to the system", !mapped     ? "mapping"
+                                                : !unmapped ? "unmapping"
+                                                            : "closing descriptors");
+    }
+    return mapped && unmapped;
+}
+
 /* From wherever start() came to. The engine goes after its sources and before what it points at. */
 static void finish(struct server *server)
 {
@@ -269,6 +292,8 @@ static void finish(struct server *server)
     if (server->engine != NULL) {
         engine_destroy(server->engine);
     }
+    bool ended = end_workers(server);
+    request_handler_destroy(server->requests);
     uv_close((uv_handle_t *)&server->wake, NULL);
     uv_close((uv_handle_t *)&server->terminate, NULL);
     uv_close((uv_handle_t *)&server->interrupt, NULL);
@@ -277,14 +302,7 @@ static void finish(struct server *server)
     int left = uv_loop_close(&server->loop);
     assert(left == 0);
     (void)left;
-    request_handler_destroy(server->requests);
-    session_table_finish(&server->sessions);
-    bool closed = reaper_destroy(server->closer);
-    bool unmapped = reaper_destroy(server->reaper);
-    if (!closed || !unmapped) {
-        log_warning("%s is left to the system", unmapped ? "closing descriptors" : "unmapping");
-    }
-    if (server->backend != NULL && unmapped) {
+    if (server->backend != NULL && ended) {
         server->backend->ops->destroy(server->backend);
     }
 }

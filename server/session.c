@@ -28,7 +28,7 @@ static uint32_t count_sessions(
 /* Also what was dropped, until it is really unmapped. */
 static uint64_t region_bytes_of(const struct session_table *table, uint32_t uid)
 {
-    uint64_t bytes = reaper_weight(table->options.reaper, uid);
+    uint64_t bytes = worker_weight(table->options.unmapper, uid);
 
     for (uint32_t i = 0; i < session_slots(&table->options); i++) {
         const struct session *session = &table->session[i];
@@ -62,7 +62,8 @@ static bool may_open(const struct session_table *table, const struct wire_gate_r
         return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
             "the daemon has %" PRIu32 " sessions, as many as it may", table->options.max_sessions);
     }
-    uint32_t count = count_sessions(table, uid, SESSION_OPEN);
+    uint32_t count =
+        count_sessions(table, uid, SESSION_OPEN) + count_sessions(table, uid, SESSION_OPENING);
     if (count >= table->options.max_sessions_per_uid) {
         return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
             "user %" PRIu32 " has %" PRIu32 " sessions, as many as one may", uid, count);
@@ -93,27 +94,72 @@ static bool same_token(const uint8_t *a, const uint8_t *b)
     return difference == 0;
 }
 
-static void release_memory(struct session *session, uint32_t max_plans)
+static void release_memory(const struct session_table *table, struct session *session)
 {
-    for (uint32_t i = 0; session->plan != NULL && i < max_plans; i++) {
+    for (uint32_t i = 0; session->plan != NULL && i < table->options.limits.plans; i++) {
         plan_destroy(session->plan[i]);
     }
     free(session->plan);
     session->plan = NULL;
     region_set_finish(&session->regions);
-    page_unmap(session->page);
-    session->page = NULL;
+    if (session->control != NULL && !session->control->is_opening) {
+        control_close(session->control, table->options.unmapper);
+    }
+    session->control = NULL;
 }
 
-/* Everything of a session but its place in the engine. */
+static bool init_regions(const struct session_table *table, struct session *session)
+{
+    const struct region_options options = {.backend = table->options.backend,
+        .mapper = table->options.mapper,
+        .unmapper = table->options.unmapper,
+        .uid = session->uid,
+        .pid = session->pid,
+        .limit = table->options.limits.regions};
+
+    return region_set_init(&session->regions, &options);
+}
+
+/* The engine gets to know it, and its client. */
+static void begin(struct session_table *table, struct session *session)
+{
+    const struct control *control = session->control;
+
+    session->state = SESSION_OPEN;
+    engine_open_session(
+        table->options.engine, session->slot, session->uid, control->page, control->device);
+    log_info("session %" PRIu32 " opened: name=%s pid=%d uid=%" PRIu32 " sessions=%" PRIu32,
+        session->id, session->name, session->pid, session->uid, table->open);
+    session->done(session->done_context, -1, NULL);
+}
+
+/* Its control page is mapped, or will not be. */
+static void on_control(void *context, struct control *control)
+{
+    struct session *session = context;
+    struct session_table *table = session->table;
+    struct wire_error error = control->error;
+    int fd = control->fd;
+
+    if (session->state == SESSION_OPENING) {
+        if (control->page != NULL) {
+            begin(table, session);
+            return;
+        }
+        session_close(table, session);
+    } else {
+        (void)wire_fail(&error, WIRE_CANCELLED, "the connection was closed");
+    }
+    session_free(table, session->slot);
+    session->done(session->done_context, fd, &error);
+}
+
+/* Everything of a session but its place in the engine, and its page. */
 static bool fill(
     struct session_table *table, struct session *session, int page_fd, struct wire_error *error)
 {
-    const struct wire_limits *limits = &table->options.limits;
-
-    session->plan = calloc(limits->plans, sizeof(struct plan *));
-    if (session->plan == NULL || !region_set_init(&session->regions, table->options.backend,
-                                     table->options.reaper, session->uid, limits->regions)) {
+    session->plan = calloc(table->options.limits.plans, sizeof(struct plan *));
+    if (session->plan == NULL || !init_regions(table, session)) {
         return wire_fail(error, WIRE_RESOURCE_EXHAUSTED, "the daemon is out of memory");
     }
     if (!make_token(session->token)) {
@@ -122,34 +168,51 @@ static bool fill(
     for (unsigned lane = 0; lane < PAGE_LANES; lane++) {
         session->next_sequence[lane] = 1;
     }
-    return page_map(page_fd, &session->page, error);
+    session->control = control_open(
+        table->options.backend, table->options.mapper, session->uid, page_fd, on_control, session);
+    return session->control != NULL ||
+           wire_fail(error, WIRE_RESOURCE_EXHAUSTED, "the daemon is out of memory");
 }
 
-static uint32_t add_region(const struct session_table *table, struct session *session, int fd,
+/* Whether the limits leave the session so many more bytes. */
+static bool has_room(const struct session_table *table, const struct session *session,
     uint64_t bytes, struct wire_error *error)
 {
     uint64_t limit = table->options.limits.region_bytes;
     uint64_t uid_limit = table->options.region_bytes_per_uid;
     uint64_t uid_bytes = region_bytes_of(table, session->uid);
 
-    if (bytes == 0) {
-        (void)wire_fail(error, WIRE_INVALID_ARGUMENT, "bytes is 0");
-        return 0;
-    }
     if (session->regions.bytes > limit || bytes > limit - session->regions.bytes) {
-        (void)wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
+        return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
             "bytes is %" PRIu64 "; the session has %" PRIu64 " in regions and may have %" PRIu64,
             bytes, session->regions.bytes, limit);
-        return 0;
     }
     if (uid_bytes > uid_limit || bytes > uid_limit - uid_bytes) {
-        (void)wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
+        return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
             "bytes is %" PRIu64 "; user %" PRIu32 " has %" PRIu64
             " in regions and may have %" PRIu64,
             bytes, session->uid, uid_bytes, uid_limit);
-        return 0;
     }
-    return region_add(&session->regions, fd, bytes, error);
+    return true;
+}
+
+static bool add_region(const struct session_table *table, struct session *session,
+    const struct backend_offer *offer, region_done_fn *done, void *context,
+    struct wire_error *error)
+{
+    return has_room(table, session, region_charge(offer->bytes, offer->reserve), error) &&
+           region_add(&session->regions, offer, done, context, error);
+}
+
+/* By how much a piece would raise what the region counts for. */
+static uint64_t extension_charge(const struct session *session, uint32_t number, uint64_t bytes)
+{
+    const struct region *region = region_find(&session->regions, number);
+
+    if (region == NULL || bytes > region->reserve - region->bytes) {
+        return 0; /* refused for that */
+    }
+    return region_charge(region->bytes + bytes, region->reserve) - region->charge;
 }
 
 static void count_job(struct session_counters *counters, const struct job *job)
@@ -178,14 +241,15 @@ bool session_table_init(struct session_table *table, const struct session_option
 void session_table_finish(struct session_table *table)
 {
     for (uint32_t i = 0; table->session != NULL && i < session_slots(&table->options); i++) {
-        release_memory(&table->session[i], table->options.limits.plans);
+        release_memory(table, &table->session[i]);
     }
     free(table->session);
     table->session = NULL;
 }
 
 struct session *session_open(struct session_table *table, const struct wire_gate_request *request,
-    uint32_t uid, int pid, int page_fd, struct wire_error *error)
+    uint32_t uid, int pid, int page_fd, session_done_fn *done, void *context,
+    struct wire_error *error)
 {
     if (!may_open(table, request, uid, error)) {
         return NULL;
@@ -201,19 +265,21 @@ struct session *session_open(struct session_table *table, const struct wire_gate
             "requests of ended sessions are still running and leave no place for another");
         return NULL;
     }
-    *session = (struct session){
-        .slot = (uint32_t)(session - table->session), .id = table->next_id, .uid = uid, .pid = pid};
+    *session = (struct session){.table = table,
+        .slot = (uint32_t)(session - table->session),
+        .id = table->next_id,
+        .uid = uid,
+        .pid = pid,
+        .done = done,
+        .done_context = context};
     wire_copy_text(session->name, sizeof(session->name), request->name);
     if (!fill(table, session, page_fd, error)) {
-        release_memory(session, table->options.limits.plans);
+        release_memory(table, session);
         return NULL;
     }
-    session->state = SESSION_OPEN;
+    session->state = SESSION_OPENING;
     table->next_id = table->next_id == UINT32_MAX ? 1 : table->next_id + 1;
     table->open++;
-    engine_open_session(table->options.engine, session->slot, uid, session->page, NULL);
-    log_info("session %" PRIu32 " opened: name=%s pid=%d uid=%" PRIu32 " sessions=%" PRIu32,
-        session->id, session->name, pid, uid, table->open);
     return session;
 }
 
@@ -273,12 +339,17 @@ void session_info(const struct session_table *table, struct wire_info *info)
 
 void session_close(struct session_table *table, struct session *session)
 {
-    assert(session->state == SESSION_OPEN);
+    bool was_open = session->state == SESSION_OPEN;
+
+    assert(was_open || session->state == SESSION_OPENING);
     session->state = SESSION_CLOSING;
     session->bound = false;
     explicit_bzero(session->token, sizeof(session->token));
     table->open--;
-    region_drop_all(&session->regions);
+    region_set_close(&session->regions);
+    if (!was_open) {
+        return; /* the engine has never heard of it */
+    }
     engine_close_session(table->options.engine, session->slot);
     log_info("session %" PRIu32 " closed: requests=%" PRIu64 " failed=%" PRIu64
              " in_flight=%" PRIu32 " sessions=%" PRIu32,
@@ -291,21 +362,42 @@ void session_free(struct session_table *table, uint32_t slot)
     struct session *session = &table->session[slot];
 
     assert(session->state == SESSION_CLOSING && session->in_flight == 0);
-    release_memory(session, table->options.limits.plans);
+    release_memory(table, session);
     session->state = SESSION_FREE;
 }
 
-uint32_t session_add_region(struct session_table *table, struct session *session, int fd,
-    uint64_t bytes, struct wire_error *error)
+bool session_add_region(struct session_table *table, struct session *session,
+    const struct backend_offer *offer, region_done_fn *done, void *context,
+    struct wire_error *error)
 {
-    uint32_t number = add_region(table, session, fd, bytes, error);
-
-    if (number == 0 && error->status == WIRE_RESOURCE_EXHAUSTED) {
+    if (offer->bytes == 0) {
+        return wire_fail(error, WIRE_INVALID_ARGUMENT, "bytes is 0");
+    }
+    bool added = add_region(table, session, offer, done, context, error);
+    if (!added && error->status == WIRE_RESOURCE_EXHAUSTED) {
         /* Dropped regions of requests that have ended, as their client knows, may count still. */
         table->collect(table->collect_context);
-        number = add_region(table, session, fd, bytes, error);
+        added = add_region(table, session, offer, done, context, error);
     }
-    return number;
+    return added;
+}
+
+bool session_extend_region(struct session_table *table, struct session *session, uint32_t number,
+    uint64_t offset, const struct backend_offer *piece, region_done_fn *done, void *context,
+    struct wire_error *error)
+{
+    uint64_t charge = extension_charge(session, number, piece->bytes);
+
+    if (piece->bytes == 0) {
+        return wire_fail(error, WIRE_INVALID_ARGUMENT, "bytes is 0");
+    }
+    if (!has_room(table, session, charge, error)) {
+        table->collect(table->collect_context);
+        if (!has_room(table, session, charge, error)) {
+            return false;
+        }
+    }
+    return region_extend(&session->regions, number, offset, piece, done, context, error);
 }
 
 /* Each message pays for this walk: 150 ns at 64 sessions, where decoding it takes 2,600 (EPYC,

@@ -1,9 +1,10 @@
 /*
  * Sessions: what the daemon knows of each client, in a fixed number of slots.
  *
- * A slot goes open -> closing -> free: closing lasts until the engine no longer refers to it, and
- * only then is its memory given to the reaper and the slot used again. I/O thread only. Knows neither
- * the gate's connections nor messages: gate.c opens and closes sessions, request.c works for them.
+ * A slot goes opening -> open -> closing -> free: opening lasts until a worker has mapped its control
+ * page, closing until the engine no longer refers to it; only then is its memory given to a worker and
+ * the slot used again. I/O thread only. Knows neither the gate's connections nor messages: gate.c opens
+ * and closes sessions, request.c works for them.
  */
 #pragma once
 
@@ -11,18 +12,19 @@
 #include <stdint.h>
 
 #include "backend.h"
+#include "control.h"
 #include "engine.h"
-#include "page.h"
 #include "plan.h"
-#include "reaper.h"
 #include "region.h"
 #include "transport.h"
 #include "wire.h"
+#include "worker.h"
 
 #define SESSION_SPARE_SLOTS 64 /* for closing sessions, so that others may open */
 
 enum session_state {
     SESSION_FREE,
+    SESSION_OPENING,
     SESSION_OPEN,
     SESSION_CLOSING,
 };
@@ -32,8 +34,15 @@ struct session_counters {
     uint64_t last_group;        /* members of a group end one after another */
 };
 
+/* On the thread that collects. NULL: the session is open. Else *error says why not, and fd is the
+ * descriptor that was not taken, or -1. */
+typedef void session_done_fn(void *context, int fd, const struct wire_error *error);
+
+struct session_table;
+
 struct session {
     enum session_state state;
+    struct session_table *table; /* borrowed */
     uint32_t slot;
     uint32_t id; /* on the wire; never given twice */
     uint8_t token[WIRE_TOKEN_BYTES];
@@ -42,7 +51,9 @@ struct session {
     char name[WIRE_NAME_BYTES];
     bool bound; /* HELLO was said, by `peer` */
     struct transport_peer peer;
-    struct page *page;
+    struct control *control; /* owned */
+    session_done_fn *done;   /* called once it is open, or will not be */
+    void *done_context;
     struct region_set regions;
     struct plan **plan; /* owned; number n at [n - 1], NULL: free */
     uint32_t plans;
@@ -54,7 +65,8 @@ struct session {
 struct session_options {
     struct backend *backend; /* borrowed */
     struct engine *engine;   /* borrowed */
-    struct reaper *reaper;   /* borrowed; unmaps regions */
+    struct worker *mapper;   /* borrowed */
+    struct worker *unmapper; /* borrowed */
     uint32_t max_sessions;
     uint32_t max_sessions_per_uid;
     uint64_t region_bytes_per_uid;
@@ -64,7 +76,7 @@ struct session_options {
 struct session_table {
     struct session_options options;
     struct session *session; /* owned; session_slots() of them */
-    uint32_t open;           /* sessions */
+    uint32_t open;           /* sessions, and those opening */
     uint32_t next_id;
     uint32_t in_flight; /* of all sessions */
     bool draining;
@@ -76,7 +88,7 @@ struct session_table {
     void *collect_context;
 };
 
-/* Open and closing sessions: numbers of slots are below. */
+/* All that may be there at a time: numbers of slots are below. */
 uint32_t session_slots(const struct session_options *options);
 
 bool session_table_init(struct session_table *table, const struct session_options *options);
@@ -84,9 +96,11 @@ bool session_table_init(struct session_table *table, const struct session_option
 /* After the engine's end. Accepts zeroes. */
 void session_table_finish(struct session_table *table);
 
-/* A new session for the process that uid and pid name; maps its control page. NULL with *error. */
+/* A new session for the process that uid and pid name, which opens when its control page is mapped; then
+ * `done` is called, also if it is closed before. NULL with *error: `done` will not be called. */
 struct session *session_open(struct session_table *table, const struct wire_gate_request *request,
-    uint32_t uid, int pid, int page_fd, struct wire_error *error);
+    uint32_t uid, int pid, int page_fd, session_done_fn *done, void *context,
+    struct wire_error *error);
 
 /* What its client is told about it. */
 void session_describe(const struct session_table *table, const struct session *session,
@@ -95,15 +109,19 @@ void session_describe(const struct session_table *table, const struct session *s
 /* What anybody may know of the daemon. */
 void session_info(const struct session_table *table, struct wire_info *info);
 
-/* Ends an open session: its number and token mean nothing from here on. */
+/* Ends a session that is open or opening: its number and token mean nothing from here on. */
 void session_close(struct session_table *table, struct session *session);
 
 /* The engine no longer refers to the session in `slot`. */
 void session_free(struct session_table *table, uint32_t slot);
 
-/* Returns the region's number, 0 with *error. May call table->collect. */
-uint32_t session_add_region(struct session_table *table, struct session *session, int fd,
-    uint64_t bytes, struct wire_error *error);
+/* As region_add() and region_extend(), within the limits of bytes. May call table->collect. */
+bool session_add_region(struct session_table *table, struct session *session,
+    const struct backend_offer *offer, region_done_fn *done, void *context,
+    struct wire_error *error);
+bool session_extend_region(struct session_table *table, struct session *session, uint32_t number,
+    uint64_t offset, const struct backend_offer *piece, region_done_fn *done, void *context,
+    struct wire_error *error);
 
 /* The open session that this peer is bound to, or NULL. */
 struct session *session_of_peer(struct session_table *table, const struct transport_peer *peer);
