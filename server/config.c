@@ -133,6 +133,33 @@ static bool parse_level(const struct config_option *option, struct config *confi
     return true;
 }
 
+static bool is_all_of(const char *text, const char *characters)
+{
+    return text[0] != '\0' && text[strspn(text, characters)] == '\0';
+}
+
+/* Whether there is such a device is not for here. */
+static bool is_device(const char *text)
+{
+    return strcmp(text, "cpu") == 0 || strcmp(text, "cuda") == 0 ||
+           (strncmp(text, "cuda:", 5) == 0 && strlen(text) < 10 &&
+               is_all_of(text + 5, "0123456789")) ||
+           (strncmp(text, "GPU-", 4) == 0 && is_all_of(text + 4, "0123456789abcdefABCDEF-"));
+}
+
+static bool parse_device(const struct config_option *option, struct config *config,
+    const char *text, char message[CONFIG_MESSAGE_BYTES])
+{
+    if (!is_device(text) || strlen(text) >= CONFIG_DEVICE_BYTES) {
+        (void)snprintf(message, CONFIG_MESSAGE_BYTES,
+            "%s is '%.100s'; it must be cpu, cuda, cuda:N or GPU- and the rest of a UUID",
+            option->name, text);
+        return false;
+    }
+    memcpy(field_of(option, config), text, strlen(text) + 1);
+    return true;
+}
+
 static bool find_user(const char *name, uint32_t *id)
 {
     /* Before there are threads. */
@@ -210,8 +237,12 @@ static bool parse_groups(const struct config_option *option, struct config *conf
 static const struct config_option options[] = {
     {"daemon", "directory", "DIR", "Directory of the sockets, private to the daemon", parse_path,
         FIELD(directory), 0, 0},
-    {"daemon", "threads", "N", "Processors to use; 0 (the default): all it may run on",
-        parse_number, FIELD(threads), 0, 1024},
+    {"daemon", "device", "DEVICE",
+        "cpu (the default), cuda (the first GPU), cuda:N, or a GPU's UUID or the beginning of it",
+        parse_device, FIELD(device), 0, 0},
+    {"daemon", "threads", "N",
+        "Processors that the device cpu uses; 0 (the default): all it may run on", parse_number,
+        FIELD(threads), 0, 1024},
     {"daemon", "log-level", "LEVEL", "error, warning, info (the default) or debug", parse_level,
         FIELD(log_level), 0, 0},
     {"daemon", "drain-timeout", "SECONDS",
@@ -232,8 +263,9 @@ static const struct config_option options[] = {
         FIELD(region_bytes), 4096, 1024 * TIB},
     {"limits", "region-bytes-per-uid", "SIZE", "Shared memory of all clients of a user (64G)",
         parse_size, FIELD(region_bytes_per_uid), 4096, 1024 * TIB},
-    {"limits", "workspace", "SIZE", "Scratch memory of all requests that run at a time (256M)",
-        parse_size, FIELD(workspace_bytes), 64 * KIB, 1024 * TIB},
+    {"limits", "workspace", "SIZE",
+        "Scratch memory of all requests that run at a time, on the device (256M)", parse_size,
+        FIELD(workspace_bytes), 64 * KIB, 1024 * TIB},
     {"access", "allow-uid", "LIST",
         "Users who may connect, besides the daemon's own and root; names or numbers", parse_users,
         FIELD(allow_uids), 0, 0},
@@ -314,6 +346,7 @@ void config_init(struct config *config)
 {
     *config = (struct config){
         .directory = "/run/attnd/cpu",
+        .device = "cpu",
         .log_level = LOG_LEVEL_INFO,
         .drain_timeout_s = 10,
         .max_sessions = 64,

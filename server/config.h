@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #define CONFIG_DIRECTORY_BYTES 96
+#define CONFIG_DEVICE_BYTES 48
 #define CONFIG_MAX_IDS 32
 #define CONFIG_MESSAGE_BYTES 512
 
@@ -22,7 +23,8 @@ struct config_ids {
 /* Numbers are all uint64_t, so that the table can point at them; their bounds are the table's. */
 struct config {
     char directory[CONFIG_DIRECTORY_BYTES];
-    uint64_t threads; /* 0: one per processor */
+    char device[CONFIG_DEVICE_BYTES]; /* cpu, cuda, cuda:N or the beginning of a GPU's UUID */
+    uint64_t threads;                 /* 0: one per processor */
     uint64_t log_level;
     uint64_t drain_timeout_s;
 

@@ -49,7 +49,11 @@ static void parse_command_line(int argc, char **argv, struct command_line *line)
     struct argp parser = {
         .options = entries,
         .parser = on_argument,
-        .doc = "Computes attention for all trainer processes of this machine.",
+        .doc = "Computes attention for all trainer processes of this machine.\v"
+               "Exit status: 0 after SIGTERM or SIGINT; 1 if requests were left when the drain was "
+               "cut; 64 for a wrong command line; 69 if something is missing, such as the device; "
+               "70 after an error of the device that only a new process gets over; 75 if another "
+               "daemon has the directory; 78 for a wrong configuration.",
     };
 
     assert(config_option_count() <= MAX_OPTIONS);

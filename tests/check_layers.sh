@@ -82,6 +82,7 @@ function allowed_layers(file) {
     if (file ~ /^proto\/(codec\.c|codec_(gate\.c|part\.[ch])|fault\.[ch])$/) return "proto nanopb c"
     if (file ~ /^proto\//) return "proto c system"
     if (file == "server/transport.c") return "server proto attn.h uv zmq c system"
+    if (file ~ /^server\/(backend_cuda|cuda_[a-z]+)\.[ch]$/) return "server proto attn.h cuda c system"
     if (file ~ /^server\//) return "server proto attn.h uv inih systemd c system"
     if (file == "kernels/attn.h") return "c"
     if (file ~ /^kernels\//) return "kernels attn.h cuh cuda compiler c"

@@ -1,0 +1,41 @@
+#include "device.h"
+
+#include <string.h>
+
+static struct backend *open_cpu(const struct config *config, struct wire_error *error)
+{
+    struct backend *backend =
+        backend_cpu_create((unsigned)config->threads, config->workspace_bytes);
+    if (backend == NULL) {
+        (void)wire_fail(
+            error, WIRE_RESOURCE_EXHAUSTED, "there are no threads, or no memory for the workspace");
+    }
+    return backend;
+}
+
+#ifdef ATTND_CUDA
+#define CUDA_PREFIX "cuda:"
+
+static struct backend *open_cuda(const struct config *config, struct wire_error *error)
+{
+    const char *name = config->device;
+    if (strcmp(name, "cuda") == 0) {
+        name = "0";
+    } else if (strncmp(name, CUDA_PREFIX, strlen(CUDA_PREFIX)) == 0) {
+        name += strlen(CUDA_PREFIX);
+    }
+    return backend_cuda_create(name, config->workspace_bytes, error);
+}
+#else
+static struct backend *open_cuda(const struct config *config, struct wire_error *error)
+{
+    (void)wire_fail(
+        error, WIRE_UNSUPPORTED, "this attnd was built without CUDA: it has no %s", config->device);
+    return NULL;
+}
+#endif
+
+struct backend *device_open(const struct config *config, struct wire_error *error)
+{
+    return strcmp(config->device, "cpu") == 0 ? open_cpu(config, error) : open_cuda(config, error);
+}
