@@ -1,6 +1,8 @@
 #include "attnd.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +13,9 @@
 #include "request.h"
 #include "wait.h"
 
-#define DEFAULT_ADDRESS "/run/attnd/cpu"
+#define ROOT "/run/attnd"
+#define CPU_DAEMON "cpu" /* its directory in there */
+#define MOST_DAEMONS 64
 #define DEFAULT_TIMEOUT_NS INT64_C(5000000000)
 #define SPIN_NS 20000 /* about what going to sleep and being woken costs */
 #define SPIN_CORES 4  /* with fewer, who spins takes the processor from the daemon */
@@ -51,9 +55,6 @@ static enum attnd_status read_options(
     if (!options->address) {
         options->address = secure_getenv("ATTND_ADDRESS");
     }
-    if (!options->address) {
-        options->address = DEFAULT_ADDRESS;
-    }
     if (options->timeout_ns == 0) {
         options->timeout_ns = DEFAULT_TIMEOUT_NS;
     }
@@ -92,7 +93,9 @@ static enum attnd_status check_session(const struct wire_gate_reply *reply)
             "the daemon speaks version %u of the protocol, this library version %d",
             (unsigned)reply->session.major, WIRE_MAJOR);
     }
-    if (reply->session.device.kind != WIRE_DEVICE_CPU) {
+    const struct wire_device *device = &reply->session.device;
+    bool cuda = device->kind == WIRE_DEVICE_CUDA && device->has_uuid;
+    if (device->kind != WIRE_DEVICE_CPU && !cuda) {
         return error_set(ATTND_UNSUPPORTED,
             "the daemon computes on a device whose memory this library does not share");
     }
@@ -151,14 +154,19 @@ static enum attnd_status connect_all(
 static void destroy(struct attnd *client, bool forked)
 {
     if (!forked) {
+        device_stop(&client->devices);
+        stream_finish(client); /* while the watch lets go of streams */
         watch_stop(&client->watch);
+        driver_close(&client->driver);
         lane_finish(&client->lanes); /* in a child its waiters would never leave */
         (void)pthread_mutex_destroy(&client->mutex);
     }
+    stream_free(&client->streams);
     rpc_close(&client->rpc, forked);
     gate_close(&client->gate, forked);
     watch_close(&client->watch);
     block_finish(&client->blocks);
+    device_finish(&client->devices);
     memory_finish(&client->memory);
     plan_finish(&client->plans);
     page_unmap(client->page);
@@ -176,6 +184,9 @@ static struct attnd *create(const struct attnd_open_options *options)
         client->watch.fd = -1;
         (void)pthread_mutex_init(&client->mutex, NULL);
         block_init(&client->blocks);
+        driver_init(&client->driver);
+        stream_init(&client->streams);
+        device_init(&client->devices);
     }
     return client;
 }
@@ -217,6 +228,96 @@ enum attnd_status client_check(const struct attnd *client)
     return ATTND_OK;
 }
 
+static enum attnd_status open_at(const struct attnd_open_options *options, struct attnd **client)
+{
+    int page_fd = -1;
+    struct attnd *made = create(options);
+    if (!made) {
+        return error_set(ATTND_RESOURCE_EXHAUSTED, "the process is out of memory");
+    }
+    enum attnd_status status = watch_open(&made->watch);
+    if (status == ATTND_OK) {
+        status = make_page(made, &page_fd);
+    }
+    if (status == ATTND_OK) {
+        status = connect_all(made, options, page_fd);
+        (void)close(page_fd);
+    }
+    if (status != ATTND_OK) {
+        destroy(made, false);
+        return status;
+    }
+    *client = made;
+    return ATTND_OK;
+}
+
+static bool current_device(uint8_t uuid[WIRE_UUID_BYTES])
+{
+    struct driver driver;
+    struct wire_error ignored;
+    driver_init(&driver);
+    bool current = driver_open(&driver, &ignored) && driver_current_uuid(&driver, uuid);
+    driver_close(&driver);
+    return current;
+}
+
+/* Opens the one whose device it is. false: it is another's, or nobody is there. */
+static bool open_if_of(const uint8_t uuid[WIRE_UUID_BYTES],
+    const struct attnd_open_options *options, struct attnd **client)
+{
+    struct attnd *made = NULL;
+    if (open_at(options, &made) != ATTND_OK) {
+        return false;
+    }
+    const struct wire_device *device = &made->session.device;
+    if (device->kind == WIRE_DEVICE_CUDA && memcmp(device->uuid, uuid, WIRE_UUID_BYTES) == 0) {
+        *client = made;
+        return true;
+    }
+    destroy(made, false);
+    return false;
+}
+
+static bool open_of_device(const char *root, const uint8_t uuid[WIRE_UUID_BYTES],
+    const struct attnd_open_options *given, struct attnd **client)
+{
+    struct attnd_open_options options = *given;
+    char path[PATH_MAX];
+    bool found = false;
+    const struct dirent *entry;
+    DIR *directory = opendir(root);
+    for (int i = 0; directory && !found && i < MOST_DAEMONS; i++) {
+        entry = readdir(directory); /* NOLINT(concurrency-mt-unsafe): the stream is ours alone */
+        if (!entry) {
+            break;
+        }
+        (void)snprintf(path, sizeof path, "%s/%s/gate.sock", root, entry->d_name);
+        if (entry->d_name[0] != '.' && access(path, F_OK) == 0) {
+            (void)snprintf(path, sizeof path, "%s/%s", root, entry->d_name);
+            options.address = path;
+            found = open_if_of(uuid, &options, client);
+        }
+    }
+    if (directory) {
+        (void)closedir(directory);
+    }
+    return found;
+}
+
+enum attnd_status client_open_found(
+    const char *root, const struct attnd_open_options *given, struct attnd **client)
+{
+    struct attnd_open_options options = *given;
+    uint8_t uuid[WIRE_UUID_BYTES];
+    char path[PATH_MAX];
+    if (current_device(uuid) && open_of_device(root, uuid, given, client)) {
+        return ATTND_OK;
+    }
+    (void)snprintf(path, sizeof path, "%s/" CPU_DAEMON, root);
+    options.address = path;
+    return open_at(&options, client);
+}
+
 enum attnd_status attnd_open(const struct attnd_open_options *given, struct attnd **client)
 {
     struct attnd_open_options options;
@@ -227,25 +328,7 @@ enum attnd_status attnd_open(const struct attnd_open_options *given, struct attn
     if (status != ATTND_OK) {
         return status;
     }
-    struct attnd *made = create(&options);
-    if (!made) {
-        return error_set(ATTND_RESOURCE_EXHAUSTED, "the process is out of memory");
-    }
-    int page_fd = -1;
-    status = watch_open(&made->watch);
-    if (status == ATTND_OK) {
-        status = make_page(made, &page_fd);
-    }
-    if (status == ATTND_OK) {
-        status = connect_all(made, &options, page_fd);
-        (void)close(page_fd);
-    }
-    if (status != ATTND_OK) {
-        destroy(made, false);
-        return status;
-    }
-    *client = made;
-    return ATTND_OK;
+    return options.address ? open_at(&options, client) : client_open_found(ROOT, &options, client);
 }
 
 void attnd_close(struct attnd *client)
@@ -258,6 +341,15 @@ void attnd_close(struct attnd *client)
         wait_all_ended(client);
     }
     destroy(client, forked);
+}
+
+enum attnd_status attnd_lane_reset(struct attnd *client, void *stream)
+{
+    enum attnd_status status = client_check(client);
+    if (status == ATTND_OK) {
+        status = loss_check(&client->loss);
+    }
+    return status == ATTND_OK ? stream_reset(client, stream) : status;
 }
 
 enum attnd_status attnd_get_stats(struct attnd *client, struct attnd_stats *stats)

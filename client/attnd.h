@@ -322,6 +322,12 @@ ATTND_API enum attnd_status attnd_backward_qkvpacked(struct attnd *client, void 
 ATTND_API enum attnd_status attnd_wait(
     struct attnd *client, attnd_ticket ticket, int64_t timeout_ns) ATTND_MUST_CHECK;
 
+/* Lets a CUDA stream go on behind a request that failed. */
+ATTND_API enum attnd_status attnd_lane_reset(struct attnd *client, void *stream) ATTND_MUST_CHECK;
+
+/* Releases all idle device memory. */
+ATTND_API enum attnd_status attnd_trim(struct attnd *client, int64_t timeout_ns) ATTND_MUST_CHECK;
+
 /* ---- Statistics ---------------------------------------------------------------------------- */
 
 struct attnd_counters {

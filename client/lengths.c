@@ -22,8 +22,8 @@ static uint64_t address_of(const DLTensor *tensor)
 static bool is_array(const DLTensor *tensor)
 {
     DLDataType type = tensor->dtype;
-    return tensor->device.device_type == kDLCPU && type.code == kDLInt && type.bits == 32 &&
-           type.lanes == 1 && tensor->ndim == 1 && tensor->shape && tensor->shape[0] > 0 &&
+    return request_is_host(tensor) && type.code == kDLInt && type.bits == 32 && type.lanes == 1 &&
+           tensor->ndim == 1 && tensor->shape && tensor->shape[0] > 0 &&
            tensor->shape[0] <= WIRE_MAX_BATCH + 1 &&
            (!tensor->strides || tensor->strides[0] == 1 || tensor->shape[0] == 1) && tensor->data &&
            address_of(tensor) % sizeof(int32_t) == 0;

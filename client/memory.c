@@ -3,7 +3,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "client.h"
@@ -11,83 +10,7 @@
 #include "sealed.h"
 
 #define PAGE_BYTES UINT64_C(4096)
-#define FIRST_CAPACITY 16
 #define PAUSE_NS 100000
-
-/* Index of the first region with a base above the address. */
-static size_t upper_bound(const struct memory *memory, uint64_t address)
-{
-    size_t low = 0;
-    size_t high = memory->count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if ((uintptr_t)memory->sorted[middle]->base <= address) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low;
-}
-
-static bool insert(struct memory *memory, struct region *region)
-{
-    if (memory->count == memory->capacity) {
-        size_t capacity = memory->capacity ? 2 * memory->capacity : FIRST_CAPACITY;
-        struct region **grown = realloc(memory->sorted, capacity * sizeof(struct region *));
-        if (!grown) {
-            return false;
-        }
-        memory->sorted = grown;
-        memory->capacity = capacity;
-    }
-    size_t at = upper_bound(memory, (uintptr_t)region->base);
-    memmove(&memory->sorted[at + 1], &memory->sorted[at],
-        (memory->count - at) * sizeof(struct region *));
-    memory->sorted[at] = region;
-    memory->count++;
-    return true;
-}
-
-static void take_out(struct memory *memory, const struct region *region)
-{
-    size_t at = upper_bound(memory, (uintptr_t)region->base) - 1;
-    memory->count--;
-    memmove(&memory->sorted[at], &memory->sorted[at + 1],
-        (memory->count - at) * sizeof(struct region *));
-}
-
-/* Counts it before it exists: what is over the daemon's limits costs no memory here. */
-static enum attnd_status book(struct attnd *client, uint64_t bytes)
-{
-    const struct wire_limits *limits = &client->session.limits;
-    struct memory *memory = &client->memory;
-    enum attnd_status status = ATTND_OK;
-    (void)pthread_mutex_lock(&client->mutex);
-    if (memory->regions >= limits->regions) {
-        status = error_set(ATTND_RESOURCE_EXHAUSTED,
-            "this client has %zu pieces of shared memory, and the daemon allows %" PRIu32,
-            memory->regions, limits->regions);
-    } else if (bytes > limits->region_bytes || memory->bytes > limits->region_bytes - bytes) {
-        status = error_set(ATTND_RESOURCE_EXHAUSTED,
-            "%" PRIu64 " bytes of shared memory are wanted, %" PRIu64
-            " are in use, and the daemon allows this client %" PRIu64,
-            bytes, memory->bytes, limits->region_bytes);
-    } else {
-        memory->regions++;
-        memory->bytes += bytes;
-    }
-    (void)pthread_mutex_unlock(&client->mutex);
-    return status;
-}
-
-static void unbook(struct attnd *client, uint64_t bytes)
-{
-    (void)pthread_mutex_lock(&client->mutex);
-    client->memory.regions--;
-    client->memory.bytes -= bytes;
-    (void)pthread_mutex_unlock(&client->mutex);
-}
 
 /* The daemon maps it too. */
 static enum attnd_status introduce(struct attnd *client, int fd, struct region *region)
@@ -103,7 +26,7 @@ static enum attnd_status introduce(struct attnd *client, int fd, struct region *
     return reply.error.status == WIRE_OK ? ATTND_OK : error_of_wire(&reply.error);
 }
 
-static void withdraw(struct attnd *client, const struct region *region)
+static void drop(struct attnd *client, const struct region *region)
 {
     struct wire_gate_request request = {.kind = WIRE_GATE_DROP_REGION, .region = region->id};
     struct wire_gate_reply reply;
@@ -134,20 +57,12 @@ static enum attnd_status fill(struct attnd *client, struct region *region)
 static bool publish(struct attnd *client, struct region *region)
 {
     (void)pthread_mutex_lock(&client->mutex);
-    bool inserted = insert(&client->memory, region);
+    bool inserted = region_insert(&client->memory.table, region);
     (void)pthread_mutex_unlock(&client->mutex);
     if (!inserted) {
-        withdraw(client, region);
+        drop(client, region);
     }
     return inserted;
-}
-
-static void release(struct region *region)
-{
-    if (region->base) {
-        (void)munmap(region->base, region->bytes);
-    }
-    free(region);
 }
 
 static void wait_until_unused(struct attnd *client, const struct region *region)
@@ -162,9 +77,45 @@ static void wait_until_unused(struct attnd *client, const struct region *region)
 static void give_back(struct attnd *client, struct region *region)
 {
     wait_until_unused(client, region);
-    withdraw(client, region);
-    unbook(client, region->bytes);
-    release(region);
+    memory_withdraw(client, region);
+}
+
+enum attnd_status memory_book(struct attnd *client, size_t regions, uint64_t bytes)
+{
+    const struct wire_limits *limits = &client->session.limits;
+    struct memory *memory = &client->memory;
+    enum attnd_status status = ATTND_OK;
+    (void)pthread_mutex_lock(&client->mutex);
+    if (memory->regions + regions > limits->regions) {
+        status = error_set(ATTND_RESOURCE_EXHAUSTED,
+            "this client has %zu pieces of memory that the daemon sees, and it allows %" PRIu32,
+            memory->regions, limits->regions);
+    } else if (bytes > limits->region_bytes || memory->bytes > limits->region_bytes - bytes) {
+        status = error_set(ATTND_RESOURCE_EXHAUSTED,
+            "%" PRIu64 " bytes of memory are wanted, %" PRIu64
+            " are in use, and the daemon allows this client %" PRIu64,
+            bytes, memory->bytes, limits->region_bytes);
+    } else {
+        memory->regions += regions;
+        memory->bytes += bytes;
+    }
+    (void)pthread_mutex_unlock(&client->mutex);
+    return status;
+}
+
+void memory_unbook(struct attnd *client, size_t regions, uint64_t bytes)
+{
+    (void)pthread_mutex_lock(&client->mutex);
+    client->memory.regions -= regions;
+    client->memory.bytes -= bytes;
+    (void)pthread_mutex_unlock(&client->mutex);
+}
+
+void memory_withdraw(struct attnd *client, struct region *region)
+{
+    drop(client, region);
+    memory_unbook(client, 1, region->bytes);
+    region_free(region);
 }
 
 enum attnd_status memory_create(struct attnd *client, uint64_t bytes, struct region **region)
@@ -173,13 +124,13 @@ enum attnd_status memory_create(struct attnd *client, uint64_t bytes, struct reg
         return error_set(ATTND_RESOURCE_EXHAUSTED, "%" PRIu64 " bytes are no size", bytes);
     }
     uint64_t whole = bytes ? (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES : PAGE_BYTES;
-    enum attnd_status status = book(client, whole);
+    enum attnd_status status = memory_book(client, 1, whole);
     if (status != ATTND_OK) {
         return status;
     }
     struct region *made = calloc(1, sizeof *made);
     if (!made) {
-        unbook(client, whole);
+        memory_unbook(client, 1, whole);
         return error_set(ATTND_RESOURCE_EXHAUSTED, "the process is out of memory");
     }
     made->bytes = whole;
@@ -191,15 +142,15 @@ enum attnd_status memory_create(struct attnd *client, uint64_t bytes, struct reg
     if (status == ATTND_OK) {
         status = error_set(ATTND_RESOURCE_EXHAUSTED, "the process is out of memory");
     }
-    release(made);
-    unbook(client, whole);
+    region_free(made);
+    memory_unbook(client, 1, whole);
     return status;
 }
 
 void memory_destroy(struct attnd *client, struct region *region)
 {
     (void)pthread_mutex_lock(&client->mutex);
-    take_out(&client->memory, region);
+    region_take_out(&client->memory.table, region);
     (void)pthread_mutex_unlock(&client->mutex);
     give_back(client, region);
 }
@@ -241,27 +192,19 @@ bool memory_is_shared(struct attnd *client, uint64_t address)
 struct region *memory_find(
     const struct memory *memory, uint64_t address, int64_t low, int64_t high, bool *partly)
 {
+    struct region *region = region_find(&memory->table, address);
     *partly = false;
-    size_t above = upper_bound(memory, address);
-    if (above == 0) {
+    if (!region) {
         return NULL;
     }
-    struct region *region = memory->sorted[above - 1];
     uint64_t offset = address - (uintptr_t)region->base;
-    if (offset >= region->bytes) {
-        return NULL;
-    }
     *partly = (uint64_t)-low > offset || (uint64_t)high > region->bytes - offset;
     return *partly ? NULL : region;
 }
 
 void memory_finish(struct memory *memory)
 {
-    for (size_t i = 0; i < memory->count; i++) {
-        release(memory->sorted[i]);
-    }
-    free(memory->sorted);
-    *memory = (struct memory){0};
+    region_free_all(&memory->table);
 }
 
 enum attnd_status attnd_alloc(struct attnd *client, size_t bytes, void **memory)
@@ -291,7 +234,7 @@ void attnd_free(struct attnd *client, void *memory)
     struct region *region = memory_find(&client->memory, (uintptr_t)memory, 0, 0, &partly);
     bool ours = region && region->base == memory;
     if (ours) {
-        take_out(&client->memory, region);
+        region_take_out(&client->memory.table, region);
     }
     (void)pthread_mutex_unlock(&client->mutex);
     if (ours) {

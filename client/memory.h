@@ -1,7 +1,8 @@
 /*
- * Regions: shared memory of this client that the daemon has mapped, found by pointer.
+ * Shared memory of this client that the daemon has mapped, found by pointer, and the account of all its
+ * regions, those of device memory (device.h) too.
  *
- * The table is guarded by the client's mutex, which callers of the functions named so hold.
+ * Guarded by the client's mutex, which callers of the functions named so hold.
  */
 #pragma once
 
@@ -11,23 +12,21 @@
 #include <stdint.h>
 
 #include "attnd.h"
-#include "page.h"
-
-struct region {
-    uint8_t *base;
-    uint64_t bytes;
-    uint32_t id;                   /* the daemon's name for it */
-    uint32_t users;                /* who prepares to use it; guarded by the client's mutex */
-    uint64_t last_use[PAGE_LANES]; /* sequence of the last request of each lane; 0: none */
-};
+#include "region.h"
 
 struct memory {
-    struct region **sorted; /* by base; owned */
-    size_t count;
-    size_t capacity;
+    struct region_table table;
     uint64_t bytes; /* of all regions, also of those being made */
     size_t regions; /* likewise */
 };
+
+/* Counts regions before they exist: what is over the daemon's limits costs no memory. Both take the
+ * client's mutex by themselves. */
+enum attnd_status memory_book(struct attnd *client, size_t regions, uint64_t bytes);
+void memory_unbook(struct attnd *client, size_t regions, uint64_t bytes);
+
+/* The daemon maps the region no more, and it is freed. Likewise. */
+void memory_withdraw(struct attnd *client, struct region *region);
 
 /* Makes a region of at least `bytes`. Takes the client's mutex by itself. */
 enum attnd_status memory_create(struct attnd *client, uint64_t bytes, struct region **region);

@@ -127,13 +127,28 @@ static bool read_tensor(
     const DLTensor *tensor, struct wire_tensor *wire, uint64_t *address, struct wire_error *error)
 {
     const char *name = wire_role_name(wire->role);
-    if (tensor->device.device_type != kDLCPU) {
-        return wire_fail(error, WIRE_UNSUPPORTED,
-            "%s->device is of DLPack type %d, but this daemon computes in host memory (type %d)",
-            name, (int)tensor->device.device_type, (int)kDLCPU);
-    }
     return read_dtype(name, tensor, wire, error) && read_shape(name, tensor, wire, error) &&
            read_address(name, tensor, wire, address, error);
+}
+
+static bool is_length(enum wire_role role)
+{
+    return role_table[role].dtype == ROLE_INT32;
+}
+
+static bool check_device(const char *name, const DLTensor *tensor, struct wire_error *error)
+{
+    if (tensor->device.device_type == kDLCUDAManaged) {
+        return wire_fail(error, WIRE_UNSUPPORTED_MEMORY,
+            "%s lies in managed memory (cudaMallocManaged), which no other process can map; use "
+            "memory from cudaMalloc",
+            name);
+    }
+    return tensor->device.device_type == kDLCUDA || request_is_host(tensor) ||
+           wire_fail(error, WIRE_UNSUPPORTED,
+               "%s->device is of DLPack type %d; supported are host memory (%d, %d) and that of a "
+               "CUDA device (%d)",
+               name, (int)tensor->device.device_type, (int)kDLCPU, (int)kDLCUDAHost, (int)kDLCUDA);
 }
 
 /* ---- Options ------------------------------------------------------------------------------------ */
@@ -288,4 +303,44 @@ bool request_plan(const struct request *request, struct wire_plan *plan,
         }
     }
     return read_options(request, plan, error);
+}
+
+bool request_is_host(const DLTensor *tensor)
+{
+    return tensor->device.device_type == kDLCPU || tensor->device.device_type == kDLCUDAHost;
+}
+
+bool request_find_memory(const struct request *request, bool first, struct request_memory *memory,
+    struct wire_error *error)
+{
+    for (enum wire_role role = WIRE_Q; role < WIRE_ROLE_END; role++) {
+        const DLTensor *tensor = request->tensor[role];
+        const char *name = wire_role_name(role);
+        if (!tensor) {
+            continue;
+        }
+        if (!check_device(name, tensor, error)) {
+            return false;
+        }
+        bool device = tensor->device.device_type == kDLCUDA;
+        if (is_length(role) && !device) {
+            continue; /* wherever the others lie */
+        }
+        if (first) {
+            *memory = (struct request_memory){device, device ? tensor->device.device_id : 0};
+            first = false;
+        }
+        if (device != memory->device) {
+            return device ? fail(error, "%s lies in a device's memory, but q in the host's", name)
+                          : fail(error,
+                                "%s lies in the host's memory, but q in a device's; only lengths "
+                                "may lie in either",
+                                name);
+        }
+        if (device && tensor->device.device_id != memory->ordinal) {
+            return fail(error, "%s->device.device_id is %d, but that of tensors before it is %d",
+                name, tensor->device.device_id, memory->ordinal);
+        }
+    }
+    return true;
 }

@@ -28,6 +28,12 @@ struct request {
 bool request_read_sized(const char *prefix, void *known, size_t known_bytes, const void *given,
     struct wire_error *error);
 
+/* Where the tensors of requests lie. */
+struct request_memory {
+    bool device; /* of a GPU, all but perhaps lengths */
+    int ordinal; /* the GPU's number in this process */
+};
+
 /* Reads the options of a request that was itself read completely. */
 bool request_read(
     const struct attnd_request *given, struct request *request, struct wire_error *error);
@@ -36,3 +42,10 @@ bool request_read(
  * validate_plan() looks at is not looked at here. */
 bool request_plan(const struct request *request, struct wire_plan *plan,
     uint64_t address[WIRE_MAX_TENSORS], struct wire_error *error);
+
+/* Where a request's tensors lie; *memory is that of the requests before, if there are any. */
+bool request_find_memory(const struct request *request, bool first, struct request_memory *memory,
+    struct wire_error *error);
+
+/* Whether the processor may read and write the tensor. */
+bool request_is_host(const DLTensor *tensor);

@@ -6,8 +6,10 @@
 
 #include "client.h"
 #include "clock.h"
+#include "device.h"
 #include "lengths.h"
 #include "staging.h"
+#include "stream.h"
 #include "validate.h"
 
 #define RETRY_NS 1000000
@@ -16,6 +18,8 @@
 /* A submission while it is being made. What it holds is released by release(). */
 struct submission {
     struct wire_request message;
+    const struct stream_call *call; /* NULL: of host tensors */
+    struct lane_key key;
     size_t count;
     bool outside; /* a tensor lies in no region: none of this can be sent */
     struct plan *plan[WIRE_MAX_CALLS];
@@ -52,39 +56,92 @@ static struct region *find_region(const struct memory *memory, const struct wire
     if (is_placed(extent)) {
         region = memory_find(memory, address, extent->low, extent->high, partly);
         *offset = region ? address - (uintptr_t)region->base : 0;
-    } else if (memory->count > 0) {
-        region = memory->sorted[0];
+    } else if (memory->table.count > 0) {
+        region = memory->table.sorted[0];
     }
     return region;
 }
 
-/* Finds the tensors' regions and holds them. */
-static bool place(struct attnd *client, struct submission *submission, size_t index,
-    const struct wire_plan *plan, const struct wire_extent *extents, const uint64_t *address,
-    struct wire_error *error)
+/* Tensors without elements name a region all the same; there may be none yet but on the device. */
+static bool make_a_region(struct attnd *client, const struct wire_plan *plan,
+    const struct wire_extent *extents, struct block_piece *piece, struct wire_error *error)
+{
+    bool needed = false;
+    for (uint32_t i = 0; i < plan->tensors; i++) {
+        needed = needed || !is_placed(&extents[i]);
+    }
+    enum attnd_status status = needed ? block_acquire(client, 1, true, piece) : ATTND_OK;
+    return status == ATTND_OK ||
+           wire_fail(error, (enum wire_status)status, "%.250s", attnd_message());
+}
+
+/* Finds a tensor's region in shared memory and holds it. */
+static bool place_in_host(struct attnd *client, struct submission *submission, size_t index,
+    uint32_t i, const struct wire_tensor *tensor, const struct wire_extent *extent,
+    uint64_t address, struct wire_error *error)
 {
     struct wire_call *call = &submission->message.submit.call[index];
-    bool placed = true;
-    call->tensors = plan->tensors;
+    bool partly;
     (void)pthread_mutex_lock(&client->mutex);
-    for (uint32_t i = 0; i < plan->tensors && placed; i++) {
-        bool partly;
-        struct region *region =
-            find_region(&client->memory, &extents[i], address[i], &call->offset[i], &partly);
-        if (region) {
-            region->users++;
-            submission->region[index][i] = region;
-            call->region[i] = region->id;
-        } else if (partly) {
-            placed = wire_fail(error, WIRE_INVALID_ARGUMENT,
-                "%s reaches beyond the memory from attnd_alloc() that it lies in",
-                wire_role_name(plan->tensor[i].role));
-        } else {
-            submission->outside = true;
-        }
+    struct region *region =
+        find_region(&client->memory, extent, address, &call->offset[i], &partly);
+    if (region) {
+        region->users++;
+        submission->region[index][i] = region;
+        call->region[i] = region->id;
     }
     (void)pthread_mutex_unlock(&client->mutex);
+    if (partly) {
+        return wire_fail(error, WIRE_INVALID_ARGUMENT,
+            "%s reaches beyond the memory from attnd_alloc() that it lies in",
+            wire_role_name(tensor->role));
+    }
+    submission->outside = submission->outside || !region;
+    return true;
+}
+
+static bool place_on_device(struct attnd *client, struct submission *submission, size_t index,
+    uint32_t i, const struct wire_tensor *tensor, const struct wire_extent *extent,
+    uint64_t address, struct wire_error *error)
+{
+    struct wire_call *call = &submission->message.submit.call[index];
+    struct region **region = &submission->region[index][i];
+    if (!device_acquire(client, wire_role_name(tensor->role), submission->call->ordinal, address,
+            extent, region, &call->offset[i], error)) {
+        return false;
+    }
+    call->region[i] = (*region)->id;
+    return true;
+}
+
+/* Finds the tensors' regions and holds them. Those on a device are registered if they are not yet. */
+static bool place(struct attnd *client, struct submission *submission, size_t index,
+    const struct request *request, const struct wire_plan *plan, const struct wire_extent *extents,
+    const uint64_t *address, struct wire_error *error)
+{
+    struct block_piece piece = {0};
+    bool placed = !submission->call || make_a_region(client, plan, extents, &piece, error);
+    submission->message.submit.call[index].tensors = plan->tensors;
+    for (uint32_t i = 0; i < plan->tensors && placed; i++) {
+        const struct wire_tensor *tensor = &plan->tensor[i];
+        bool host = request_is_host(request->tensor[tensor->role]) || !is_placed(&extents[i]);
+        placed = host ? place_in_host(
+                            client, submission, index, i, tensor, &extents[i], address[i], error)
+                      : place_on_device(
+                            client, submission, index, i, tensor, &extents[i], address[i], error);
+    }
+    block_release(client, &piece);
     return placed;
+}
+
+/* Registers a plan that the daemon does not know yet. */
+static bool acquire_plan(struct attnd *client, struct submission *submission, size_t index,
+    const struct wire_plan *plan, const struct wire_extent *extents, struct wire_error *error)
+{
+    if (!submission->plan[index]) {
+        submission->plan[index] = plan_acquire(client, plan, extents, error);
+    }
+    return submission->plan[index] != NULL;
 }
 
 static bool prepare(struct attnd *client, struct submission *submission, size_t index,
@@ -103,19 +160,18 @@ static bool prepare(struct attnd *client, struct submission *submission, size_t 
         return false;
     }
     const struct wire_extent *extents = known ? known->extents : own;
-    if (!check_addresses(&plan, extents, address, error) || !lengths_check(request, &plan, error) ||
-        !place(client, submission, index, &plan, extents, address, error)) {
+    if (!check_addresses(&plan, extents, address, error) || !lengths_check(request, &plan, error)) {
         return false;
     }
-    if (!known && !submission->outside) {
-        known = plan_acquire(client, &plan, own, error);
-        submission->plan[index] = known;
-        if (!known) {
-            return false;
-        }
+    /* Device memory is not registered for what the daemon refuses, nor a plan for what is staged. */
+    bool device = submission->call != NULL;
+    if ((device && !acquire_plan(client, submission, index, &plan, extents, error)) ||
+        !place(client, submission, index, request, &plan, extents, address, error) ||
+        (!submission->outside && !acquire_plan(client, submission, index, &plan, extents, error))) {
+        return false;
     }
     struct wire_call *call = &submission->message.submit.call[index];
-    call->plan = known ? known->id : 0;
+    call->plan = submission->plan[index] ? submission->plan[index]->id : 0;
     call->dropout_seed = request->options.dropout_seed;
     call->dropout_offset = request->options.dropout_offset;
     return true;
@@ -159,13 +215,17 @@ static enum attnd_status send_on(
     struct wire_submit *submit = &submission->message.submit;
     submit->lane = lane;
     submit->first_sequence = (uint32_t)(sent + 1);
-    /* Before the message, so that the daemon never has to look twice: host tensors are complete. */
-    atomic_store_explicit(&client->page->lane[lane].ready, (uint32_t)(sent + submission->count),
-        memory_order_release);
+    submit->epoch = submission->call ? client->lanes.lane[lane].epoch : 0;
+    if (!submission->call) {
+        /* Before the message, so that the daemon never has to look twice: host tensors are complete. */
+        atomic_store_explicit(&client->page->lane[lane].ready, (uint32_t)(sent + submission->count),
+            memory_order_release);
+    }
     enum attnd_status status = rpc_send(&client->rpc, &submission->message, 0);
     if (status == ATTND_OK) {
         uint64_t last = lane_advance(&client->lanes, lane, submission->count);
         note_uses(submission, lane, last);
+        client->lanes.lane[lane].enqueuing = submission->call != NULL;
         *ticket = submit_ticket(lane, last, submission->count);
     }
     return status;
@@ -178,12 +238,12 @@ static void sleep_a_little(void)
 }
 
 /* Sleeps until there may be room on a lane. With nothing in flight it is another's turn. */
-static void wait_for_room(struct attnd *client, const void *stream)
+static void wait_for_room(struct attnd *client, struct lane_key key)
 {
     unsigned lane;
     uint64_t sequence;
     (void)pthread_mutex_lock(&client->mutex);
-    bool busy = lane_oldest(&client->lanes, stream, &lane, &sequence);
+    bool busy = lane_oldest(&client->lanes, key, &lane, &sequence);
     (void)pthread_mutex_unlock(&client->mutex);
     if (busy) {
         lane_sleep(&client->lanes, lane, sequence, RETRY_NS);
@@ -201,16 +261,24 @@ static enum attnd_status try_to_send(struct attnd *client, const struct lane_tur
     if (status != ATTND_OK) {
         return status;
     }
-    bool room = lane_is_turn(&client->lanes, turn) &&
-                lane_pick(&client->lanes, turn->stream, turn->count, &lane);
-    return room ? send_on(client, submission, lane, ticket) : ATTND_AGAIN;
+    if (lane_is_turn(&client->lanes, turn) &&
+        lane_pick(&client->lanes, turn->key, turn->count, &lane)) {
+        return send_on(client, submission, lane, ticket);
+    }
+    if (lane_all_poisoned(&client->lanes)) {
+        return error_set(ATTND_RESOURCE_EXHAUSTED,
+            "requests of all %d streams that a client may have failed; attnd_lane_reset() lets "
+            "them go",
+            PAGE_LANES);
+    }
+    return ATTND_AGAIN;
 }
 
 /* Blocks until it is sent or the daemon has gone. */
 static enum attnd_status send_submission(
-    struct attnd *client, void *stream, struct submission *submission, attnd_ticket *ticket)
+    struct attnd *client, struct submission *submission, attnd_ticket *ticket)
 {
-    struct lane_turn turn = {.stream = stream, .count = submission->count};
+    struct lane_turn turn = {.key = submission->key, .count = submission->count};
     int64_t deadline = 0; /* counts while the socket is full */
     (void)pthread_mutex_lock(&client->mutex);
     lane_enter(&client->lanes, &turn);
@@ -227,7 +295,7 @@ static enum attnd_status send_submission(
         }
         (void)pthread_mutex_unlock(&client->mutex);
         if (status == ATTND_AGAIN) {
-            wait_for_room(client, stream);
+            wait_for_room(client, turn.key);
         } else {
             sleep_a_little();
         }
@@ -235,50 +303,113 @@ static enum attnd_status send_submission(
     }
 }
 
-/* All but the daemon's part, and nothing is sent if a tensor lies outside of every region: *outside.
- * The sentences of an array name the request. */
-static enum attnd_status submit_inside(struct attnd *client, void *stream,
-    const struct request *requests, size_t count, bool array, bool *outside, attnd_ticket *ticket)
+static enum attnd_status fail_request(bool array, size_t index, const struct wire_error *error)
 {
-    struct submission submission = {.message.kind = WIRE_SUBMIT, .count = count};
+    char where[WHERE_BYTES] = "";
+    if (array) {
+        (void)snprintf(where, sizeof where, "requests[%zu].", index);
+    }
+    return error_of_request(where, error);
+}
+
+/* Without the mutex: the driver may wait for the device, and the device for the daemon. */
+static enum attnd_status enqueue(
+    struct attnd *client, const struct submission *submission, attnd_ticket ticket)
+{
+    unsigned lane = submit_ticket_lane(ticket);
+    enum attnd_status status = stream_enqueue(
+        client, submission->call, lane, submit_ticket_sequence(ticket), submission->count);
+    (void)pthread_mutex_lock(&client->mutex);
+    client->lanes.lane[lane].enqueuing = false;
+    (void)pthread_mutex_unlock(&client->mutex);
+    return status;
+}
+
+/* All but the daemon's part, and nothing is sent if a tensor lies outside of every region: *outside.
+ * The sentences of an array name the request. `call`: the stream's, NULL: of host tensors. */
+static enum attnd_status submit_inside(struct attnd *client, void *stream,
+    const struct stream_call *call, const struct request *requests, size_t count, bool array,
+    bool *outside, attnd_ticket *ticket)
+{
+    struct submission submission = {.message.kind = WIRE_SUBMIT, .call = call, .count = count};
     submission.message.submit.calls = (uint32_t)count;
+    submission.key = call ? call->key : (struct lane_key){.id = (uintptr_t)stream};
     enum attnd_status status = ATTND_OK;
     for (size_t i = 0; i < count && status == ATTND_OK; i++) {
         struct wire_error error;
-        char where[WHERE_BYTES] = "";
         if (!prepare(client, &submission, i, &requests[i], &error)) {
-            if (array) {
-                (void)snprintf(where, sizeof where, "requests[%zu].", i);
-            }
-            status = error_of_request(where, &error);
+            status = fail_request(array, i, &error);
         }
     }
     *outside = submission.outside;
     if (status == ATTND_OK && !submission.outside) {
-        status = send_submission(client, stream, &submission, ticket);
+        status = send_submission(client, &submission, ticket);
+        if (status == ATTND_OK && call) {
+            status = enqueue(client, &submission, *ticket);
+        }
     }
     release(client, &submission);
+    return status;
+}
+
+static enum attnd_status find_memory(const struct attnd *client, const struct request *requests,
+    size_t count, bool array, struct request_memory *memory)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct wire_error error;
+        if (!request_find_memory(&requests[i], i == 0, memory, &error)) {
+            return fail_request(array, i, &error);
+        }
+    }
+    if (memory->device && client->session.device.kind != WIRE_DEVICE_CUDA) {
+        return error_set(ATTND_UNSUPPORTED,
+            "the tensors lie on CUDA device %d, but this client's daemon computes in host memory; "
+            "open one of the GPU's daemon",
+            memory->ordinal);
+    }
+    return ATTND_OK;
+}
+
+/* `call`: as above. */
+static enum attnd_status submit_on(struct attnd *client, void *stream,
+    const struct stream_call *call, struct request *requests, size_t count, bool array,
+    attnd_ticket *ticket)
+{
+    bool outside = false;
+    struct lengths lengths;
+    enum attnd_status status = lengths_copy(client, requests, count, &lengths);
+    if (status == ATTND_OK) {
+        status = submit_inside(client, stream, call, requests, count, array, &outside, ticket);
+    }
+    if (status == ATTND_OK && outside) {
+        status = staging_submit(client, stream, requests, count, ticket);
+    }
+    lengths_release(client, &lengths);
     return status;
 }
 
 static enum attnd_status submit(struct attnd *client, void *stream, struct request *requests,
     size_t count, bool array, attnd_ticket *ticket)
 {
-    bool outside = false;
+    struct stream_call call;
+    struct request_memory memory = {0};
     attnd_ticket made;
-    struct lengths lengths;
     enum attnd_status status = loss_check(&client->loss);
+    if (status == ATTND_OK) {
+        status = find_memory(client, requests, count, array, &memory);
+    }
+    if (status == ATTND_OK && memory.device) {
+        status = stream_enter(client, stream, memory.ordinal, &call);
+    }
     if (status != ATTND_OK) {
         return status;
     }
-    status = lengths_copy(client, requests, count, &lengths);
-    if (status == ATTND_OK) {
-        status = submit_inside(client, stream, requests, count, array, &outside, &made);
+    if (memory.device) {
+        status = submit_on(client, stream, &call, requests, count, array, &made);
+        stream_leave(client, &call);
+    } else {
+        status = submit_on(client, stream, NULL, requests, count, array, &made);
     }
-    if (status == ATTND_OK && outside) {
-        status = staging_submit(client, stream, requests, count, &made);
-    }
-    lengths_release(client, &lengths);
     if (status == ATTND_OK && ticket) {
         *ticket = made;
     }
@@ -334,7 +465,7 @@ enum attnd_status submit_in_place(struct attnd *client, void *stream,
 {
     bool outside;
     enum attnd_status status =
-        submit_inside(client, stream, requests, count, false, &outside, ticket);
+        submit_inside(client, stream, NULL, requests, count, false, &outside, ticket);
     assert(status != ATTND_OK || !outside);
     return status;
 }

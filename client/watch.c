@@ -4,9 +4,12 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "client.h"
+
+#define RELEASE_MS 5 /* a daemon's device may still set back what streams wait for */
 
 /* What nobody waits for: failures, and answers to calls that were given up. */
 static void take_reply(struct attnd *client, const struct wire_reply *reply)
@@ -41,8 +44,9 @@ static void *run(void *context)
         {.fd = client->rpc.fd, .events = POLLIN},
         {.fd = client->gate.fd, .events = POLLRDHUP},
     };
+    int timeout_ms = -1;
     while (!atomic_load(&watch->stop)) {
-        (void)poll(poller, sizeof poller / sizeof *poller, -1);
+        (void)poll(poller, sizeof poller / sizeof *poller, timeout_ms);
         if (poller[0].revents) {
             eventfd_t count;
             (void)eventfd_read(watch->fd, &count);
@@ -51,6 +55,11 @@ static void *run(void *context)
             loss_declare(&client->loss, ATTND_DISCONNECTED, "the daemon has gone");
             poller[2].fd = -1; /* it stays so, and poll() would not wait any more */
             poller[2].revents = 0;
+        }
+        if (loss_happened(&client->loss)) {
+            (void)shutdown(
+                client->gate.fd, SHUT_RDWR); /* a daemon that is there drops the session */
+            timeout_ms = lane_abandon(&client->lanes) ? RELEASE_MS : -1;
         }
         struct wire_reply reply;
         while (rpc_receive(&client->rpc, &reply)) {

@@ -100,7 +100,9 @@ enum attnd_status call_read(const struct call *call, struct wire_plan *plan)
     struct wire_extent extents[WIRE_MAX_TENSORS];
     uint64_t address[WIRE_MAX_TENSORS];
     struct request request;
+    struct request_memory memory;
     bool read = request_read(&call->request, &request, &error) &&
+                request_find_memory(&request, true, &memory, &error) &&
                 request_plan(&request, plan, address, &error) &&
                 validate_plan(plan, &shape, extents, &error);
     return read ? ATTND_OK : error_of_request("", &error);

@@ -8,7 +8,8 @@
 #include "lane.h"
 #include "submit.h"
 
-#define STREAM(number) ((void *)(uintptr_t)(number))
+#define STREAM(number) ((struct lane_key){.id = (number)})
+#define DEVICE_STREAM(number) ((struct lane_key){.id = (number), .device = true})
 
 static struct lanes lanes;
 static struct page *page;
@@ -42,7 +43,7 @@ static void end(unsigned lane, uint64_t sequence, enum wire_status status)
     page_finish(&page->lane[lane], (uint32_t)sequence, status);
 }
 
-static uint64_t send(void *stream, size_t count, unsigned *lane)
+static uint64_t send(struct lane_key stream, size_t count, unsigned *lane)
 {
     cr_assert(lane_pick(&lanes, stream, count, lane));
     return lane_advance(&lanes, *lane, count);
@@ -54,7 +55,7 @@ Test(client_lane, a_stream_keeps_its_lane_while_requests_of_it_run)
     unsigned b;
     unsigned again;
     cr_expect_eq(send(STREAM(1), 1, &a), 1);
-    cr_expect_eq(send(NULL, 3, &b), 3);
+    cr_expect_eq(send(STREAM(0), 3, &b), 3);
     cr_expect_neq(a, b);
     cr_expect_eq(send(STREAM(1), 2, &again), 3);
     cr_expect_eq(again, a);
@@ -97,7 +98,7 @@ Test(client_lane, the_credit_of_the_client_bounds_all_lanes_together)
     cr_expect_not(lane_pick(&lanes, STREAM(2), 3, &lane));
     (void)send(STREAM(2), 2, &lane);
     cr_assert(lane_oldest(&lanes, STREAM(2), &lane, &sequence));
-    cr_expect_eq(lanes.lane[lane].stream, STREAM(2));
+    cr_expect_eq(lanes.lane[lane].key.id, 2);
     cr_expect_eq(sequence, 1);
     end(lane, 1, WIRE_OK);
     cr_expect(lane_pick(&lanes, STREAM(3), 1, &lane));
@@ -153,9 +154,9 @@ Test(client_lane, a_request_that_ended_without_a_result_has_failed)
 /* ---- Turns -------------------------------------------------------------------------------------- */
 
 /* It has waited for long. */
-static void enter(void *stream, size_t count, struct lane_turn *turn)
+static void enter(struct lane_key key, size_t count, struct lane_turn *turn)
 {
-    *turn = (struct lane_turn){.stream = stream, .count = count};
+    *turn = (struct lane_turn){.key = key, .count = count};
     lane_enter(&lanes, turn);
     turn->patience = 0;
 }
@@ -170,7 +171,7 @@ Test(client_lane, who_waits_long_for_the_room_of_all_is_not_overtaken)
     enter(STREAM(2), 32, &large);
     enter(STREAM(1), 1, &small);
     cr_expect(lane_is_turn(&lanes, &large));
-    cr_expect_not(lane_pick(&lanes, large.stream, large.count, &lane));
+    cr_expect_not(lane_pick(&lanes, large.key, large.count, &lane));
     cr_expect_not(lane_is_turn(&lanes, &small), "there is room for it, but it came later");
     large.patience = clock_deadline(CLOCK_SECOND_NS);
     cr_expect(lane_is_turn(&lanes, &small), "the first has patience yet");
@@ -305,4 +306,159 @@ Test(client_lane, tickets_give_back_what_they_were_made_of_and_are_never_0)
         }
     }
     cr_expect_geq(submit_ticket_lane(0), PAGE_LANES);
+}
+
+/* ---- Streams of a device ------------------------------------------------------------------------ */
+
+static struct stream_marks marks;
+
+/* The stream comes past its waits. */
+static void pass(unsigned lane, uint64_t sequence)
+{
+    atomic_store(&marks.passed[lane], (uint32_t)sequence);
+}
+
+static const struct lane *poisoned(struct lane_key key)
+{
+    bool explained;
+    return lane_find_poisoned(&lanes, key, &explained);
+}
+
+Test(client_lane, a_lane_stays_its_streams_until_that_has_come_past_its_waits)
+{
+    unsigned a;
+    unsigned b;
+    lane_watch_streams(&lanes, marks.passed);
+    (void)send(DEVICE_STREAM(1), 2, &a);
+    end(a, 1, WIRE_OK);
+    end(a, 2, WIRE_OK);
+    pass(a, 1);
+    cr_expect_not(lane_passed(&lanes, a));
+    (void)send(DEVICE_STREAM(2), 1, &b);
+    cr_expect_neq(a, b, "the first stream is yet to write to its lane");
+    pass(a, 2);
+    cr_expect(lane_passed(&lanes, a));
+    unsigned c;
+    cr_expect_eq(send(DEVICE_STREAM(3), 1, &c), 3);
+    cr_expect_eq(a, c);
+}
+
+Test(client_lane, a_number_of_the_host_and_one_of_the_device_are_two_streams)
+{
+    unsigned a;
+    unsigned b;
+    begin_at(0, 17);
+    lane_watch_streams(&lanes, marks.passed);
+    (void)send(STREAM(1), 1, &a);
+    cr_expect(lane_passed(&lanes, a), "no device has anything to do with it");
+    (void)send(DEVICE_STREAM(1), 1, &b);
+    cr_expect_neq(a, b);
+    cr_expect_not(lane_passed(&lanes, b));
+}
+
+Test(client_lane, while_the_stream_is_told_of_one_submission_the_next_waits)
+{
+    unsigned lane;
+    unsigned other;
+    lane_watch_streams(&lanes, marks.passed);
+    (void)send(DEVICE_STREAM(1), 1, &lane);
+    lanes.lane[lane].enqueuing = true;
+    cr_expect_not(lane_pick(&lanes, DEVICE_STREAM(1), 1, &other));
+    end(lane, 1, WIRE_OK);
+    pass(lane, 1);
+    cr_expect_not(lane_pick(&lanes, DEVICE_STREAM(1), 1, &other));
+    (void)send(DEVICE_STREAM(2), 1, &other);
+    cr_expect_neq(lane, other);
+    lanes.lane[lane].enqueuing = false;
+    cr_expect(lane_pick(&lanes, DEVICE_STREAM(1), 1, &other));
+}
+
+Test(client_lane, a_failure_poisons_a_device_stream_until_it_is_reset)
+{
+    unsigned lane;
+    unsigned other;
+    lane_watch_streams(&lanes, marks.passed);
+    (void)send(DEVICE_STREAM(1), 3, &lane);
+    uint32_t epoch = lanes.lane[lane].epoch;
+    cr_expect_neq(epoch, 0);
+    end(lane, 1, WIRE_OK);
+    cr_expect_null(poisoned(DEVICE_STREAM(1)));
+    end(lane, 2, WIRE_DEVICE_FAULT);
+    end(lane, 3, WIRE_LANE_POISONED);
+    pass(lane, 3);
+    cr_assert_not_null(poisoned(DEVICE_STREAM(1)));
+    cr_expect_null(poisoned(STREAM(1)));
+    cr_expect_eq(poisoned(DEVICE_STREAM(1))->poisoned, 2, "the first counts");
+    (void)send(DEVICE_STREAM(2), 1, &other);
+    cr_expect_neq(lane, other, "the next one's would be poisoned as well");
+    struct wire_error reason = {WIRE_DEVICE_FAULT, "a reason"};
+    lane_tell(&lanes, lane, 3, &(struct wire_error){WIRE_LANE_POISONED, "a consequence"});
+    lane_tell(&lanes, lane, 2, &reason);
+    cr_expect_str_eq(poisoned(DEVICE_STREAM(1))->poison.detail, "a reason");
+    lane_reset(&lanes, DEVICE_STREAM(1));
+    cr_expect_null(poisoned(DEVICE_STREAM(1)));
+    cr_expect_eq(send(DEVICE_STREAM(3), 1, &other), 4);
+    cr_expect_eq(lane, other);
+    cr_expect_neq(lanes.lane[lane].epoch, epoch);
+}
+
+Test(client_lane, what_was_sent_before_a_reset_poisons_nothing_behind_it)
+{
+    unsigned lane;
+    lane_watch_streams(&lanes, marks.passed);
+    (void)send(DEVICE_STREAM(1), 2, &lane);
+    lane_reset(&lanes, DEVICE_STREAM(1));
+    (void)send(DEVICE_STREAM(1), 1, &lane);
+    end(lane, 1, WIRE_OK);
+    end(lane, 2, WIRE_CANCELLED);
+    cr_expect_null(poisoned(DEVICE_STREAM(1)));
+    end(lane, 3, WIRE_CANCELLED);
+    cr_assert_not_null(poisoned(DEVICE_STREAM(1)));
+    cr_expect_eq(poisoned(DEVICE_STREAM(1))->poisoned, 3);
+}
+
+Test(client_lane, no_epoch_is_zero)
+{
+    unsigned lane;
+    lane_watch_streams(&lanes, marks.passed);
+    (void)send(DEVICE_STREAM(1), 1, &lane);
+    lanes.lane[lane].epoch = UINT32_MAX;
+    lane_reset(&lanes, DEVICE_STREAM(1));
+    cr_expect_eq(lanes.lane[lane].epoch, 1);
+}
+
+Test(client_lane, poisoned_lanes_alone_make_no_room)
+{
+    unsigned lane;
+    lane_watch_streams(&lanes, marks.passed);
+    for (unsigned i = 0; i < PAGE_LANES; i++) {
+        cr_expect_not(lane_all_poisoned(&lanes));
+        (void)send(DEVICE_STREAM(i + 1), 1, &lane);
+        end(lane, 1, WIRE_INTERNAL);
+        pass(lane, 1);
+        cr_expect_not_null(poisoned(DEVICE_STREAM(i + 1)));
+    }
+    cr_expect(lane_all_poisoned(&lanes));
+    cr_expect_not(lane_pick(&lanes, DEVICE_STREAM(100), 1, &lane));
+}
+
+Test(client_lane, streams_of_a_daemon_that_is_gone_are_let_go)
+{
+    unsigned a;
+    unsigned b;
+    lane_watch_streams(&lanes, marks.passed);
+    (void)send(DEVICE_STREAM(1), 3, &a);
+    (void)send(STREAM(2), 1, &b);
+    end(a, 1, WIRE_OK);
+    cr_expect(lane_abandon(&lanes));
+    cr_expect_eq(page->lane[a].done, 3, "its stream waits for this");
+    cr_expect(lane_ended(&lanes, a, 1));
+    cr_expect_not(lane_ended(&lanes, a, 2), "it did not end for all that");
+    cr_expect_not(lane_ended(&lanes, b, 1));
+    atomic_store(&page->lane[a].done, 2); /* the device of the dying daemon wrote it late */
+    cr_expect(lane_abandon(&lanes));
+    cr_expect_eq(page->lane[a].done, 3);
+    cr_expect_not(lane_ended(&lanes, a, 2));
+    pass(a, 3);
+    cr_expect_not(lane_abandon(&lanes), "nobody waits any more");
 }

@@ -393,7 +393,7 @@ static const struct {
         longest_of_dense},
     {ATTND_INVALID_ARGUMENT, "options->bias->shape[0] (batch) is 3, neither 1 nor 2", odd_bias},
     {ATTND_INVALID_ARGUMENT, "options->bias has 3 dimensions, but must have 4", flat_bias},
-    {ATTND_UNSUPPORTED, "options->bias->device is of DLPack type 2", cuda_bias},
+    {ATTND_INVALID_ARGUMENT, "options->bias lies in a device's memory", cuda_bias},
     {ATTND_INVALID_ARGUMENT, "options->bias->dtype is fp16, but q->dtype is fp32", half_bias},
     {ATTND_UNSUPPORTED, "options->bias->dtype has code 0 and 32 bits", integer_bias},
     {ATTND_INVALID_ARGUMENT, "options->bias->strides[3] is 2", spread_bias},

@@ -172,7 +172,7 @@ static const struct spoilt spoilt[] = {
     {ATTND_INVALID_ARGUMENT, "dv is NULL", no_dv},
     {ATTND_INVALID_ARGUMENT, "direction is 3", no_direction},
     {ATTND_INVALID_ARGUMENT, "dout is given", forward_with_dout},
-    {ATTND_UNSUPPORTED, "k->device is of DLPack type 2", cuda_k},
+    {ATTND_INVALID_ARGUMENT, "k lies in a device's memory, but q in the host's", cuda_k},
     {ATTND_UNSUPPORTED, "v->dtype has code 2 and 64 bits", double_v},
     {ATTND_UNSUPPORTED, "v->dtype has code 0 and 32 bits", integer_v},
     {ATTND_INVALID_ARGUMENT, "v->dtype.lanes is 4", vector_v},

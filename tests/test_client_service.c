@@ -374,7 +374,7 @@ Test(client_limits, shared_memory_ends_at_the_daemons_limits)
     attnd_free(client, first);
     attnd_free(client, NULL);
     expect_failure(attnd_alloc(client, (size_t)1 << 20, &memory), ATTND_RESOURCE_EXHAUSTED,
-        "1048576 bytes of shared memory are wanted");
+        "1048576 bytes of memory are wanted");
     OK(attnd_alloc(client, 1, &memory));
     cr_expect_eq(client_stats(client).client.regions, 3);
 }
@@ -414,7 +414,7 @@ Test(client_limits, staging_fits_into_what_shared_memory_is_left)
     void *in_vast = host_memory(client_set_bytes(1, 8192, 2, 32));
     client_set_init(&vast, in_vast, 1, 8192, 2, 32);
     expect_failure(client_set_forward(&vast, client, NULL, NULL, &ticket), ATTND_RESOURCE_EXHAUSTED,
-        "bytes of shared memory");
+        "bytes of memory");
     OK(client_set_forward(&small, client, NULL, NULL, &ticket));
     free(in_small);
     free(in_large);
