@@ -107,12 +107,36 @@ static void unpin_page(struct backend *backend, struct page *page)
     (void)pthread_mutex_unlock(&slow->lock);
 }
 
-static const struct backend_ops ops = {
-    .map = map, .extend = extend, .unmap = unmap, .pin_page = pin_page, .unpin_page = unpin_page};
+static enum wire_status submit(struct backend *backend, struct group *group)
+{
+    (void)backend;
+    (void)group;
+    return WIRE_INTERNAL;
+}
+
+static struct group *poll_ended(struct backend *backend, enum wire_status *status)
+{
+    (void)backend;
+    (void)status;
+    return NULL;
+}
+
+static const struct backend_ops ops = {.map = map,
+    .extend = extend,
+    .unmap = unmap,
+    .pin_page = pin_page,
+    .unpin_page = unpin_page,
+    .submit = submit,
+    .poll = poll_ended};
 
 void slow_backend_init(struct slow_backend *slow)
 {
-    *slow = (struct slow_backend){.backend = {.ops = &ops, .device_kind = WIRE_DEVICE_CUDA}};
+    *slow = (struct slow_backend){.backend = {.ops = &ops,
+                                      .device_kind = WIRE_DEVICE_CUDA,
+                                      .max_groups = 1,
+                                      .flops_per_second = 1e9,
+                                      .workspace = slow->workspace,
+                                      .workspace_bytes = sizeof(slow->workspace)}};
     (void)pthread_mutex_init(&slow->lock, NULL);
     (void)pthread_cond_init(&slow->changed, NULL);
 }
@@ -155,10 +179,33 @@ void slow_backend_refuse(struct slow_backend *slow, bool refuses)
     (void)pthread_mutex_unlock(&slow->lock);
 }
 
-unsigned slow_backend_mappings(struct slow_backend *slow)
+static unsigned read_counter(struct slow_backend *slow, const unsigned *counter)
 {
     (void)pthread_mutex_lock(&slow->lock);
-    unsigned mappings = slow->mappings;
+    unsigned value = *counter;
     (void)pthread_mutex_unlock(&slow->lock);
-    return mappings;
+    return value;
+}
+
+unsigned slow_backend_mappings(struct slow_backend *slow)
+{
+    return read_counter(slow, &slow->mappings);
+}
+
+unsigned slow_backend_pins(struct slow_backend *slow)
+{
+    return read_counter(slow, &slow->pins);
+}
+
+unsigned slow_backend_maps(struct slow_backend *slow)
+{
+    return read_counter(slow, &slow->maps);
+}
+
+struct backend_offer slow_backend_last(struct slow_backend *slow)
+{
+    (void)pthread_mutex_lock(&slow->lock);
+    struct backend_offer last = slow->last;
+    (void)pthread_mutex_unlock(&slow->lock);
+    return last;
 }

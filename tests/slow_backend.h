@@ -24,6 +24,7 @@ struct slow_backend {
     pthread_t mapped_by;
     pthread_t unmapped_by;
     const char *fault; /* the first; NULL: none */
+    _Alignas(256) char workspace[4096];
 };
 
 void slow_backend_init(struct slow_backend *slow);
@@ -34,3 +35,6 @@ bool slow_backend_wait_held(struct slow_backend *slow);
 void slow_backend_hold(struct slow_backend *slow, bool maps, bool unmaps);
 void slow_backend_refuse(struct slow_backend *slow, bool refuses);
 unsigned slow_backend_mappings(struct slow_backend *slow);
+unsigned slow_backend_pins(struct slow_backend *slow);
+unsigned slow_backend_maps(struct slow_backend *slow);
+struct backend_offer slow_backend_last(struct slow_backend *slow);

@@ -65,6 +65,8 @@ Test(gate, opening_tells_limits_version_and_device)
     static const uint8_t zero[WIRE_TOKEN_BYTES];
     open_session();
     cr_expect_eq(client.session.major, WIRE_MAJOR);
+    cr_expect_eq(client.session.minor, WIRE_MINOR);
+    cr_expect_not(client.session.device.has_uuid);
     cr_expect_eq(client.session.device.kind, WIRE_DEVICE_CPU);
     cr_expect_eq(client.session.limits.regions, 4);
     cr_expect_eq(client.session.limits.region_bytes, 1U << 20);
@@ -111,6 +113,17 @@ Test(gate, another_major_version_is_told_both_numbers)
     cr_assert_eq(page_create(&client.page_fd, &client.page), 0);
     cr_assert(raw_gate_call(&client, &request, &client.page_fd, 1, &reply));
     expect(&reply, WIRE_VERSION_MISMATCH, "version 2");
+}
+
+Test(gate, a_client_of_an_older_minor_version_is_served)
+{
+    struct wire_gate_request request = {.kind = WIRE_GATE_OPEN, .major = WIRE_MAJOR, .minor = 0};
+    struct wire_gate_reply reply;
+    cr_assert_eq(page_create(&client.page_fd, &client.page), 0);
+    cr_assert(raw_gate_call(&client, &request, &client.page_fd, 1, &reply));
+    cr_assert_eq(reply.error.status, WIRE_OK, "%s", reply.error.detail);
+    cr_expect_eq(reply.session.minor, 0);
+    cr_expect_neq(raw_add_region(&client, 4096), 0);
 }
 
 Test(gate, garbage_is_answered)
@@ -223,6 +236,74 @@ Test(gate, regions_are_capped_in_number_and_bytes)
     request = (struct wire_gate_request){.kind = WIRE_GATE_ADD_REGION, .bytes = 4096};
     cr_assert(raw_gate_call(&client, &request, &fd, 1, &reply));
     expect(&reply, WIRE_RESOURCE_EXHAUSTED, "4 regions");
+}
+
+Test(gate, a_processor_has_no_use_for_memory_of_a_gpu)
+{
+    struct wire_gate_request request = {
+        .kind = WIRE_GATE_ADD_REGION, .memory = WIRE_MEMORY_CUDA_IPC, .bytes = 4096};
+    struct wire_gate_reply reply;
+    int fd = sealed_create("region", 4096);
+    open_session();
+    cr_assert(raw_gate_call(&client, &request, NULL, 0, &reply));
+    expect(&reply, WIRE_UNSUPPORTED_MEMORY, "processor");
+    cr_assert(raw_gate_call(&client, &request, &fd, 1, &reply));
+    expect(&reply, WIRE_INVALID_ARGUMENT, "1 descriptors instead of 0");
+    request.memory = WIRE_MEMORY_CUDA_VMM;
+    request.reserve = 8192;
+    cr_assert(raw_gate_call(&client, &request, &fd, 1, &reply));
+    expect(&reply, WIRE_UNSUPPORTED_MEMORY, "processor");
+    request.memory = WIRE_MEMORY_SHM;
+    cr_assert(raw_gate_call(&client, &request, &fd, 1, &reply));
+    expect(&reply, WIRE_INVALID_ARGUMENT, "never grows");
+    request = (struct wire_gate_request){
+        .kind = WIRE_GATE_EXTEND_REGION, .region = 1, .offset = 4096, .bytes = 4096};
+    cr_assert(raw_gate_call(&client, &request, &fd, 1, &reply));
+    expect(&reply, WIRE_NOT_FOUND, "no region 1");
+    cr_assert_eq(raw_add_region(&client, 4096), 1);
+    cr_assert(raw_gate_call(&client, &request, &fd, 1, &reply));
+    expect(&reply, WIRE_INVALID_ARGUMENT, "never grows");
+    cr_assert(raw_gate_call(&client, &request, NULL, 0, &reply));
+    expect(&reply, WIRE_INVALID_ARGUMENT, "0 descriptors instead of 1");
+}
+
+static unsigned mappings_of_regions(void)
+{
+    char path[64];
+    char line[512];
+    unsigned count = 0;
+    (void)snprintf(path, sizeof path, "/proc/%d/maps", (int)daemon_.pid);
+    FILE *file = fopen(path, "re");
+    cr_assert_not_null(file);
+    while (fgets(line, sizeof line, file) != NULL) {
+        count += strstr(line, "raw region") != NULL;
+    }
+    (void)fclose(file);
+    return count;
+}
+
+Test(gate, trimming_ends_when_what_was_dropped_is_unmapped)
+{
+    struct wire_gate_request drop = {.kind = WIRE_GATE_DROP_REGION};
+    struct wire_gate_request trim = {.kind = WIRE_GATE_TRIM};
+    struct wire_gate_reply reply;
+    cr_assert(raw_gate_call(&client, &trim, NULL, 0, &reply));
+    expect(&reply, WIRE_INVALID_ARGUMENT, "opened first");
+    open_session();
+    for (int round = 0; round < 100; round++) {
+        drop.region = raw_add_region(&client, 1 << 18);
+        uint32_t kept = raw_add_region(&client, 1 << 18);
+        cr_assert(drop.region != 0 && kept != 0);
+        cr_expect_eq(mappings_of_regions(), 2);
+        cr_assert(raw_gate_call(&client, &drop, NULL, 0, &reply));
+        cr_assert(raw_gate_call(&client, &trim, NULL, 0, &reply));
+        cr_assert_eq(reply.error.status, WIRE_OK, "%s", reply.error.detail);
+        cr_expect_eq(mappings_of_regions(), 1);
+        drop.region = kept;
+        cr_assert(raw_gate_call(&client, &drop, NULL, 0, &reply));
+        cr_assert(raw_gate_call(&client, &trim, NULL, 0, &reply));
+        cr_expect_eq(mappings_of_regions(), 0);
+    }
 }
 
 Test(gate, only_regions_of_the_own_session_are_dropped)

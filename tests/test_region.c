@@ -199,10 +199,10 @@ Test(region, offers_carry_who_makes_them)
     offer.handle[WIRE_HANDLE_BYTES - 1] = 77;
     cr_assert(begin(&offer));
     cr_assert_neq(await(), 0);
-    cr_expect_eq(slow.last.kind, WIRE_MEMORY_CUDA_IPC);
-    cr_expect_eq(slow.last.pid, PID);
-    cr_expect_eq(slow.last.uid, UID);
-    cr_expect_eq(slow.last.handle[WIRE_HANDLE_BYTES - 1], 77);
+    cr_expect_eq(slow_backend_last(&slow).kind, WIRE_MEMORY_CUDA_IPC);
+    cr_expect_eq(slow_backend_last(&slow).pid, PID);
+    cr_expect_eq(slow_backend_last(&slow).uid, UID);
+    cr_expect_eq(slow_backend_last(&slow).handle[WIRE_HANDLE_BYTES - 1], 77);
 }
 
 Test(region, numbers_that_were_never_given_are_not_found)

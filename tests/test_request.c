@@ -244,6 +244,56 @@ Test(request, a_bad_call_takes_its_turn_and_fails_alone)
     cr_expect_eq(stats.session.in_flight, 0);
 }
 
+/* A stream's calls after one that failed do not run, until the client begins anew. */
+Test(request, a_failure_poisons_its_lane_and_epoch)
+{
+    struct wire_request request;
+    enum wire_status status;
+    uint32_t plan = raw_add_plan(&client);
+    uint32_t region = raw_add_region(&client, RAW_REGION_BYTES);
+    raw_submission(&client, &request, 0, 1, 1, plan + 1, region);
+    request.submit.epoch = 5;
+    expect_failure(&request, WIRE_NOT_FOUND, "no plan 2");
+    raw_submission(&client, &request, 0, 2, 1, plan, region);
+    request.submit.epoch = 5;
+    expect_failure(&request, WIRE_LANE_POISONED, "");
+    raw_submission(&client, &request, 1, 1, 1, plan, region);
+    request.submit.epoch = 5;
+    cr_assert(raw_post(&client, &request) && raw_wait(&client, 1, 1, &status));
+    cr_expect_eq(status, WIRE_OK, "another lane");
+    raw_submission(&client, &request, 0, 3, 1, plan, region);
+    cr_assert(raw_post(&client, &request) && raw_wait(&client, 0, 3, &status));
+    cr_expect_eq(status, WIRE_OK, "no epoch");
+    raw_submission(&client, &request, 0, 4, 1, plan, region);
+    request.submit.epoch = 6;
+    cr_assert(raw_post(&client, &request) && raw_wait(&client, 0, 4, &status));
+    cr_expect_eq(status, WIRE_OK, "a new epoch");
+}
+
+Test(request, facts_about_the_daemon_are_told)
+{
+    struct wire_request request = {.kind = WIRE_GET_INFO};
+    struct wire_reply reply;
+    cr_assert(raw_call(&client, &request, &reply));
+    cr_assert_eq(reply.kind, WIRE_REPLY_INFO, "%s", reply.error.detail);
+    const struct wire_info *info = &reply.info;
+    cr_expect_eq(info->device.kind, WIRE_DEVICE_CPU);
+    cr_expect_not(info->device.has_uuid);
+    cr_expect_str_eq(info->device.name, client.session.device.name);
+    cr_expect_eq(info->mps, WIRE_MPS_UNKNOWN);
+    cr_expect_str_eq(info->driver, "");
+    cr_expect_eq(info->families, 1);
+    cr_expect_str_eq(info->family[0], "cpu");
+    cr_expect_eq(info->pid, daemon_.pid);
+    cr_expect_eq(info->limits.in_flight, CREDIT);
+    cr_expect_eq(info->max_sessions, 4);
+    cr_expect_eq(info->max_sessions_per_uid, 4);
+    cr_expect_geq(info->region_bytes_per_uid, info->limits.region_bytes);
+    cr_expect_eq(info->major, WIRE_MAJOR);
+    cr_expect_eq(info->minor, WIRE_MINOR);
+    cr_expect_neq(info->version[0], 0);
+}
+
 Test(request, a_region_of_another_session_cannot_be_named)
 {
     struct raw_client other;

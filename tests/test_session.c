@@ -12,7 +12,7 @@
 #define UID 5
 
 static struct slow_backend slow;
-static struct session slots[1 + SESSION_SPARE_SLOTS];
+static struct session slots[2 + SESSION_SPARE_SLOTS];
 static struct session *const session = &slots[0];
 static struct session_table table = {
     .options = {.max_sessions = 1,

@@ -1,15 +1,19 @@
 /*
  * test_storm [SEED [STEPS]]: several clients do at random what clients do, in any order: submit with
- * and without their inputs ready, drop plans and regions that are in use, vanish and come back. Every
+ * and without their inputs ready, with and without epochs, drop plans and regions that are in use, offer
+ * what is none, trim, vanish in the middle of all that and come back. Every
  * request must end; after the last client nothing may be left; and the daemon must end with status 0,
  * which a sanitizer's finding in it would change.
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "codec.h"
 #include "daemon.h"
 #include "raw_client.h"
+#include "sealed.h"
 
 #define CLIENTS 5
 #define LANES 3
@@ -69,6 +73,7 @@ static void submit(struct actor *actor)
     }
     raw_submission(&actor->client, &request, lane, actor->sent[lane] + 1, count,
         actor->plan[draw(SLOTS)], actor->region[draw(SLOTS)]);
+    request.submit.epoch = draw(3);
     actor->sent[lane] += count;
     if (draw(3) == 0) {
         atomic_store(&actor->client.page->lane[lane].ready, actor->sent[lane] - draw(count + 1));
@@ -89,6 +94,58 @@ static void change_region(struct actor *actor)
     }
     /* 0 if too many that were dropped are still in use: calls with it fail. */
     actor->region[at] = raw_add_region(&actor->client, RAW_REGION_BYTES);
+}
+
+/* What the daemon has to refuse, and survive. */
+static void offer_nonsense(struct actor *actor)
+{
+    struct wire_gate_request request = {.kind = WIRE_GATE_ADD_REGION};
+    struct wire_gate_reply reply;
+    int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (draw(3) == 0) {
+        request.kind = WIRE_GATE_EXTEND_REGION;
+        request.region = actor->region[draw(SLOTS)];
+        request.offset = RAW_REGION_BYTES;
+    }
+    request.memory = (enum wire_memory_kind)draw(WIRE_MEMORY_CUDA_VMM + 1);
+    request.bytes = draw(3) * RAW_REGION_BYTES;
+    request.reserve = draw(2) * UINT64_MAX;
+    if (fd < 0 || !raw_gate_call(&actor->client, &request, &fd, draw(3) != 0, &reply)) {
+        fail("no answer to nonsense");
+    }
+    (void)close(fd);
+    if (reply.error.status == WIRE_OK) {
+        fail("nonsense was accepted");
+    }
+}
+
+static void trim(struct actor *actor)
+{
+    struct wire_gate_request request = {.kind = WIRE_GATE_TRIM};
+    struct wire_gate_reply reply;
+    for (uint32_t lane = 0; lane < LANES; lane++) {
+        make_ready(actor, lane); /* it waits for whatever uses what was dropped */
+    }
+    if (!raw_gate_call(&actor->client, &request, NULL, 0, &reply) ||
+        reply.error.status != WIRE_OK) {
+        fail("a trim did not end");
+    }
+}
+
+/* Offers without waiting for an answer: whoever does that is about to vanish. */
+static void offer_and_forget(struct actor *actor)
+{
+    struct wire_gate_request request = {
+        .kind = WIRE_GATE_ADD_REGION, .bytes = RAW_REGION_BYTES, .id = 1};
+    uint8_t bytes[256];
+    int fd = sealed_create("forgotten", RAW_REGION_BYTES);
+    size_t size = codec_encode_gate_request(&request, bytes, sizeof(bytes));
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        if (fd < 0 || !raw_gate_send(&actor->client, bytes, size, &fd, 1)) {
+            fail("an offer could not be sent");
+        }
+    }
+    (void)close(fd);
 }
 
 /* The next reply to a request of its own, past those about failed calls. */
@@ -154,6 +211,9 @@ static void leave(struct actor *actor)
     if (draw(2) == 0) {
         finish_all(actor);
     }
+    if (draw(2) == 0) {
+        offer_and_forget(actor);
+    }
     raw_close(&actor->client);
     actor->open = false;
 }
@@ -167,8 +227,12 @@ static void step(struct actor *actor)
     uint32_t what = draw(100);
     if (what < 70) {
         submit(actor);
-    } else if (what < 80) {
+    } else if (what < 78) {
         change_region(actor);
+    } else if (what < 80) {
+        offer_nonsense(actor);
+    } else if (what < 82) {
+        trim(actor);
     } else if (what < 90) {
         change_plan(actor);
     } else if (what < 97) {
