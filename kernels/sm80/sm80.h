@@ -50,6 +50,7 @@ struct sm80_key {
 struct sm80_key sm80_key_of(const struct attn_problem *problem);
 
 extern const struct sm80_direction sm80_forward;
+extern const struct sm80_direction sm80_backward;
 
 extern const struct sm80_kernels sm80_forward_d32;
 extern const struct sm80_kernels sm80_forward_d64;

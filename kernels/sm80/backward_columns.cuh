@@ -1,0 +1,297 @@
+/*
+ * The stage of the backward pass that owns keys: a block has some keys of one kv head, walks over the
+ * queries of all heads of its group, and keeps dk and dv in registers. dq goes to fp32 sums that other
+ * blocks add to as well, unless a stage of its own makes it.
+ */
+#pragma once
+
+#include "backward_parts.cuh"
+
+/* Eight warps: how they share out each of the products. */
+template <int Width, enum score_kind Kind>
+struct columns_shape {
+    static const int threads = BACKWARD_THREADS;
+    static const int queries = backward_column_queries(Width, Kind);
+    static const int keys = backward_column_keys(Width, Kind);
+    static const int stages = Width > 192 ? 1 : 2; /* what 163 KiB have room for */
+
+    static const int score_warps = keys == 64       ? 4
+                                   : queries == 128 ? 4
+                                                    : 2; /* along the queries */
+    static const int score_m = queries / 16 / score_warps;
+    static const int score_n = keys / 8 / (8 / score_warps);
+    static const int key_warps = Width > 128 ? 2 : 4; /* along the keys */
+    static const int key_m = keys / 16 / key_warps;
+    static const int key_n = Width / 8 / (8 / key_warps);
+    static const int query_warps = Width > 128 || (Width == 128 && keys == 128) ? 2 : 4;
+    static const int query_m = queries / 16 / query_warps;
+    static const int query_n = Width / 8 / (8 / query_warps);
+
+    static const int query_bytes = queries * Width * 2;
+    static const int key_bytes = keys * Width * 2;
+    static const int score_bytes = queries * keys * 2;
+
+    /* Where things are in shared memory. */
+    static const int k = 0;
+    static const int v = k + key_bytes;
+    static const int p = v + key_bytes;
+    static const int ds = p + score_bytes;
+    static const int q = ds + score_bytes; /* then dout, then the next stage's */
+    static const int bytes = q + stages * 2 * query_bytes;
+};
+
+/* What a block owns, and what it walks over. */
+struct columns_walk {
+    const struct attn_problem *problem;
+    struct lengths_sequence queries;
+    struct lengths_sequence keys;
+    int32_t batch;
+    int32_t head; /* of the kv heads */
+    int32_t key;  /* the first */
+    int32_t row;  /* of the queries of each head, the first */
+    int32_t end;
+    const float *lse; /* of head 0 and the sequence's first query */
+    const float *delta;
+    int64_t head_rows; /* from one head's to the next one's */
+    float *dq;
+    int64_t head_dq;
+};
+
+/* Where in its walk a block is. */
+struct columns_step {
+    int32_t head;
+    int32_t row;
+};
+
+template <class Shape>
+PTX_FUNCTION bool columns_end(const struct columns_walk &walk, struct columns_step step)
+{
+    int32_t group = walk.problem->heads_q / walk.problem->heads_kv;
+    return step.head >= (walk.head + 1) * group || walk.row >= walk.end;
+}
+
+template <class Shape>
+PTX_FUNCTION struct columns_step columns_next(
+    const struct columns_walk &walk, struct columns_step step)
+{
+    step.row += Shape::queries;
+    if (step.row >= walk.end) {
+        step.row = walk.row;
+        step.head++;
+    }
+    return step;
+}
+
+template <int Width, class Shape>
+PTX_FUNCTION struct columns_walk columns_walk_of(
+    const struct device_item &item, struct lengths_place place, int32_t head)
+{
+    const struct attn_problem *problem = &item.problem;
+    const char *workspace = item.workspace;
+    struct backward_layout layout = backward_layout_of(problem);
+    struct columns_walk walk;
+    walk.problem = problem;
+    walk.batch = place.batch;
+    walk.head = head;
+    walk.key = place.row;
+    walk.queries = lengths_sequence_of(problem, workspace, LENGTHS_QUERIES, place.batch);
+    walk.keys = lengths_sequence_of(problem, workspace, LENGTHS_KEYS, place.batch);
+
+    struct score_head score =
+        score_head_of(*problem, place.batch, 0, walk.queries.length, walk.keys.length);
+    int32_t last =
+        place.row + Shape::keys < walk.keys.length ? place.row + Shape::keys : walk.keys.length;
+    bool none = place.row >= walk.keys.length;
+    walk.row = score_first_query(score, place.row) / Shape::queries * Shape::queries;
+    walk.end = none ? 0 : score_end_query(score, (int64_t)last - 1);
+
+    int64_t first = backward_first_row(problem, LENGTHS_QUERIES, &walk.queries);
+    walk.lse = (const float *)(workspace + layout.lse) + first;
+    walk.delta = (const float *)(workspace + layout.delta) + first;
+    walk.head_rows = backward_all_rows(problem, LENGTHS_QUERIES);
+    walk.head_dq = backward_groups(problem) * (BACKWARD_GROUP * Width);
+    walk.dq = backward_owns_queries(problem) ? NULL
+                                             : backward_dq_sums(item, walk.queries, place.batch, 0);
+    return walk;
+}
+
+template <int Width, class Shape>
+PTX_FUNCTION void columns_load_keys(const struct columns_walk &walk, char *shared)
+{
+    const struct attn_problem &problem = *walk.problem;
+    tile_load<Shape::keys, Width, Shape::threads>(
+        shared + Shape::k, backward_rows(problem.k, walk.keys, walk.head, walk.key,
+                               walk.keys.length, problem.head_dim_qk));
+    tile_load<Shape::keys, Width, Shape::threads>(
+        shared + Shape::v, backward_rows(problem.v, walk.keys, walk.head, walk.key,
+                               walk.keys.length, problem.head_dim_v));
+}
+
+/* q and dout of one step. */
+template <int Width, class Shape>
+PTX_FUNCTION void columns_load_queries(
+    const struct columns_walk &walk, struct columns_step step, char *shared)
+{
+    const struct attn_problem &problem = *walk.problem;
+    tile_load<Shape::queries, Width, Shape::threads>(
+        shared, backward_rows(problem.q, walk.queries, step.head, step.row, walk.queries.length,
+                    problem.head_dim_qk));
+    tile_load<Shape::queries, Width, Shape::threads>(
+        shared + Shape::query_bytes, backward_rows(problem.dout, walk.queries, step.head, step.row,
+                                         walk.queries.length, problem.head_dim_v));
+    ptx_copy_commit();
+}
+
+/* Probabilities and ds of the block's keys and one step's queries, into their tiles. */
+template <int Width, enum score_kind Kind, bool Bf16, class Shape>
+PTX_FUNCTION void columns_scores(const struct columns_walk &walk, struct columns_step step,
+    const struct score_head &score, char *shared, uint32_t q)
+{
+    static const bool capped = Kind == SCORE_GENERAL;
+    typedef backward_a<Shape::queries, Width> of_queries;
+    typedef backward_b<Shape::keys, Width> of_keys;
+    int warp = (int)ptx_thread() / 32;
+    int row = warp % Shape::score_warps * (16 * Shape::score_m);
+    int column = warp / Shape::score_warps * (8 * Shape::score_n);
+    uint32_t keys = ptx_shared_address(shared);
+    int64_t head = walk.head_rows * step.head;
+    struct backward_stats<Shape::score_m> stats = backward_stats_of<Shape::score_m>(
+        walk.lse + head, walk.delta + head, step.row + row, walk.queries.length);
+    float p[Shape::score_m][Shape::score_n][4];
+    float ds[Shape::score_m][Shape::score_n][4];
+    float cap[capped ? Shape::score_m : 1][capped ? Shape::score_n : 1][4];
+
+    backward_clear(p);
+    backward_multiply<Bf16, of_queries, of_keys, Width>(p, q, row, keys + Shape::k, column);
+    backward_probabilities<Kind, Bf16, capped>(
+        score, step.row + row, walk.key + column, stats, p, cap);
+    backward_clear(ds);
+    backward_multiply<Bf16, of_queries, of_keys, Width>(
+        ds, q + Shape::query_bytes, row, keys + Shape::v, column);
+    backward_ds<Kind>(score, stats, p, ds);
+    if constexpr (capped) {
+        backward_uncap(score, cap, ds);
+        backward_drop<Kind>(score, p);
+    }
+    backward_put<Bf16, Shape::queries, Shape::keys>(shared + Shape::p, row, column, p, 1.0F);
+    backward_put<Bf16, Shape::queries, Shape::keys>(shared + Shape::ds, row, column, ds, 1.0F);
+}
+
+/* Adds ds k to the sums of dq: element e of lane l of a fragment is number 32 e + l, so that a warp
+ * adds to neighbours. */
+template <int Width, bool Bf16, class Shape>
+PTX_FUNCTION void columns_add_dq(
+    const struct columns_walk &walk, struct columns_step step, uint32_t shared)
+{
+    int warp = (int)ptx_thread() / 32;
+    int row = warp % Shape::query_warps * (16 * Shape::query_m);
+    int column = warp / Shape::query_warps * (8 * Shape::query_n);
+    float sum[Shape::query_m][Shape::query_n][4];
+
+    backward_clear(sum);
+    backward_multiply<Bf16, backward_a<Shape::queries, Shape::keys>,
+        backward_b_transposed<Shape::keys, Width>, Shape::keys>(
+        sum, shared + Shape::ds, row, shared + Shape::k, column);
+#pragma unroll
+    for (int m = 0; m < Shape::query_m; m++) {
+        int32_t first = step.row + row + 16 * m;
+        if (first >= walk.queries.length) {
+            break;
+        }
+        float *to = walk.dq + walk.head_dq * step.head + (int64_t)first * Width + column * 16 +
+                    ((int)ptx_thread() & 31);
+#pragma unroll
+        for (int n = 0; n < Shape::query_n; n++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                ptx_add(to + n * 128 + e * 32, sum[m][n][e]);
+            }
+        }
+    }
+}
+
+/* The block's rows of a gradient, through a tile of shared memory. */
+template <int Width, bool Bf16, class Shape>
+PTX_FUNCTION void columns_store(const struct columns_walk &walk, const struct attn_view &view,
+    int columns, float factor, const float (&sum)[Shape::key_m][Shape::key_n][4], char *shared)
+{
+    int warp = (int)ptx_thread() / 32;
+
+    ptx_barrier(); /* before: others may still read what lies there */
+    backward_put<Bf16, Shape::keys, Width>(shared, warp % Shape::key_warps * (16 * Shape::key_m),
+        warp / Shape::key_warps * (8 * Shape::key_n), sum, factor);
+    ptx_barrier();
+    tile_store<Shape::keys, Width, Shape::threads>(
+        shared, backward_rows(view, walk.keys, walk.head, walk.key, walk.keys.extent, columns));
+}
+
+template <int Width, enum score_kind Kind, bool Bf16>
+static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
+    backward_columns(const __grid_constant__ struct device_group group)
+{
+    typedef struct columns_shape<Width, Kind> shape;
+    struct device_place place = device_place_of(group, ptx_block());
+    const struct attn_problem &problem = place.item->problem;
+    int64_t blocks = lengths_blocks(&problem, LENGTHS_KEYS, shape::keys);
+    struct lengths_place first = lengths_place_of(
+        &problem, place.item->workspace, LENGTHS_KEYS, shape::keys, (int64_t)place.tile % blocks);
+    if (first.batch < 0) {
+        return;
+    }
+    struct columns_walk walk =
+        columns_walk_of<Width, shape>(*place.item, first, (int32_t)(place.tile / blocks));
+    char *shared = ptx_shared_memory();
+    uint32_t address = ptx_shared_address(shared);
+    int warp = (int)ptx_thread() / 32;
+    int key = warp % shape::key_warps * (16 * shape::key_m);
+    int column = warp / shape::key_warps * (8 * shape::key_n);
+    float dk[shape::key_m][shape::key_n][4];
+    float dv[shape::key_m][shape::key_n][4];
+    backward_clear(dk);
+    backward_clear(dv);
+
+    struct columns_step step = {walk.head * (problem.heads_q / problem.heads_kv), walk.row};
+    if (!columns_end<shape>(walk, step)) {
+        columns_load_keys<Width, shape>(walk, shared);
+        columns_load_queries<Width, shape>(walk, step, shared + shape::q);
+    }
+    struct score_head score;
+    int stage = 0;
+    while (!columns_end<shape>(walk, step)) {
+        struct columns_step next = columns_next<shape>(walk, step);
+        bool more = !columns_end<shape>(walk, next);
+        uint32_t q = address + shape::q + stage * (2 * shape::query_bytes);
+        if (step.row == walk.row) {
+            score = score_head_of(
+                problem, walk.batch, step.head, walk.queries.length, walk.keys.length);
+        }
+        ptx_copy_wait<0>();
+        ptx_barrier(); /* this step's rows are there, and nobody reads the last one's */
+        if (shape::stages == 2 && more) {
+            columns_load_queries<Width, shape>(
+                walk, next, shared + shape::q + (1 - stage) * (2 * shape::query_bytes));
+        }
+        columns_scores<Width, Kind, Bf16, shape>(walk, step, score, shared, q);
+        ptx_barrier(); /* p and ds are there */
+        backward_multiply<Bf16, backward_a_transposed<shape::queries, shape::keys>,
+            backward_b_transposed<shape::queries, Width>, shape::queries>(
+            dv, address + shape::p, key, q + shape::query_bytes, column);
+        if (walk.dq != NULL) {
+            columns_add_dq<Width, Bf16, shape>(walk, step, address);
+        }
+        backward_multiply<Bf16, backward_a_transposed<shape::queries, shape::keys>,
+            backward_b_transposed<shape::queries, Width>, shape::queries>(
+            dk, address + shape::ds, key, q, column);
+        if (shape::stages == 1 && more) {
+            ptx_barrier(); /* nobody reads this step's rows */
+            columns_load_queries<Width, shape>(walk, next, shared + shape::q);
+        }
+        stage = shape::stages == 2 ? 1 - stage : 0;
+        step = next;
+    }
+    float kept = backward_kept_scale(problem);
+    columns_store<Width, Bf16, shape>(
+        walk, problem.dk, problem.head_dim_qk, problem.scale * kept, dk, shared + shape::k);
+    columns_store<Width, Bf16, shape>(
+        walk, problem.dv, problem.head_dim_v, kept, dv, shared + shape::v);
+}

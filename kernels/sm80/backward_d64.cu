@@ -1,0 +1,3 @@
+#include "backward_kernels.cuh"
+
+extern "C" const struct backward_kernels sm80_backward_d64 = BACKWARD_KERNELS(64);

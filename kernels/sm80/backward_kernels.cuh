@@ -1,0 +1,38 @@
+/*
+ * The kernels of one head dim tile, for the table of their file.
+ */
+#pragma once
+
+#include "backward.h"
+
+#include "backward_columns.cuh"
+#include "backward_dbias.cuh"
+#include "backward_rows.cuh"
+
+// clang-format off
+#define BACKWARD_COLUMNS(width, kind, bf16)                                                        \
+    {(const void *)backward_columns<width, kind, bf16>, columns_shape<width, kind>::threads,       \
+     columns_shape<width, kind>::bytes, columns_shape<width, kind>::queries,                       \
+     columns_shape<width, kind>::keys}
+
+#define BACKWARD_ROWS_KERNEL(width, kind, bf16)                                                    \
+    {(const void *)backward_rows_own<width, kind, bf16>, rows_shape<width>::threads,               \
+     rows_shape<width>::bytes, rows_shape<width>::queries, rows_shape<width>::keys}
+
+#define BACKWARD_DBIAS(width, bf16)                                                                \
+    {(const void *)backward_dbias_own<width, bf16>, dbias_shape<width>::threads,                   \
+     dbias_shape<width>::bytes, dbias_shape<width>::queries, dbias_shape<width>::keys}
+
+#define BACKWARD_KERNELS(width)                                                                    \
+    {{{{BACKWARD_COLUMNS(width, SCORE_PLAIN, false),                                               \
+        BACKWARD_COLUMNS(width, SCORE_BIAS, false),                                                \
+        BACKWARD_COLUMNS(width, SCORE_GENERAL, false)},                                            \
+       {BACKWARD_COLUMNS(width, SCORE_PLAIN, true),                                                \
+        BACKWARD_COLUMNS(width, SCORE_BIAS, true),                                                 \
+        BACKWARD_COLUMNS(width, SCORE_GENERAL, true)}}},                                           \
+     {{BACKWARD_ROWS_KERNEL(width, SCORE_PLAIN, false),                                            \
+       BACKWARD_ROWS_KERNEL(width, SCORE_GENERAL, false)},                                         \
+      {BACKWARD_ROWS_KERNEL(width, SCORE_PLAIN, true),                                             \
+       BACKWARD_ROWS_KERNEL(width, SCORE_GENERAL, true)}},                                         \
+     {BACKWARD_DBIAS(width, false), BACKWARD_DBIAS(width, true)}}
+// clang-format on
