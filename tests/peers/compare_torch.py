@@ -188,24 +188,35 @@ def differentiate(case, tensors, compute, dtype):
 # -- ours --------------------------------------------------------------------------------------
 
 
-def compute_ours(client, case, tensors):
-    memory = None
-    if "shared" in case.on:  # the daemon reads and writes in place
-        tensors, memory = move_to_shared(client, tensors)
-    keep = {}
+def terms_of(case, tensors):
+    """The tensors of the options."""
+    terms = {name: tensors[name] for name in ("bias", "slopes", "sinks") if name in tensors}
     if case.varlen:
         for side, lengths in (("q", case.rows), ("k", case.keys)):
             ends = [sum(lengths[:b]) for b in range(case.batch + 1)]
-            keep["cu_seqlens_" + side] = torch.tensor(ends, dtype=torch.int32)
-    keep.update({name: tensors[name] for name in ("bias", "slopes", "sinks") if name in tensors})
+            terms["cu_seqlens_" + side] = torch.tensor(ends, dtype=torch.int32)
+    return terms
+
+
+def options_of(case, terms):
+    """The options of a case with the tensors of its terms, which must stay alive."""
     options = make_options(
         scale=case.scale, softcap=case.softcap, window_left=case.left, window_right=case.right,
         alignment=TOP_LEFT if case.top_left else BOTTOM_RIGHT,
         dropout_p=case.threshold / 65536, dropout_seed=case.dropout_seed,
-        dropout_offset=case.dropout_offset, **{name: describe(t) for name, t in keep.items()})
+        dropout_offset=case.dropout_offset, **{name: describe(t) for name, t in terms.items()})
     if case.varlen:
         options.max_seqlen_q = max(case.rows)
         options.max_seqlen_k = max(case.keys)
+    return options
+
+
+def compute_ours(client, case, tensors):
+    memory = None
+    if "shared" in case.on:  # the daemon reads and writes in place
+        tensors, memory = move_to_shared(client, tensors)
+    keep = terms_of(case, tensors)
+    options = options_of(case, keep)
     client.forward(tensors, options)
     client.backward(tensors, options)
     results = {name: tensors[name].clone() for name in ("out", "lse", *GRADIENTS)
@@ -285,11 +296,11 @@ def judge(case, tensors, ours):
 class Daemon:
     """attnd on a private directory, for a with statement."""
 
-    def __init__(self, program):
+    def __init__(self, program, *more):
         self.folder = tempfile.TemporaryDirectory(prefix="attnd-peers-", dir="/tmp")
         self.address = os.path.join(self.folder.name, "run")
         self.process = subprocess.Popen(
-            [program, "--directory", self.address, "--log-level", "warning"])
+            [program, "--directory", self.address, "--log-level", "warning", *more])
 
     def __enter__(self):
         deadline = time.monotonic() + 20

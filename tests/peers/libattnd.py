@@ -1,4 +1,4 @@
-"""libattnd through ctypes, as far as compare_torch.py calls it: mirrors client/attnd.h."""
+"""libattnd through ctypes, as far as the comparisons with PyTorch call it: mirrors client/attnd.h."""
 
 import ctypes
 from ctypes import POINTER, byref, c_bool, c_char_p, c_float, c_int, c_int32, c_int64
@@ -56,7 +56,8 @@ class Failed(Exception):
 
 
 class Client:
-    """One connection. Tensors are torch tensors on the CPU; every call waits for its result."""
+    """One connection. Tensors are torch tensors; on a GPU, calls are ordered by a CUDA stream, given as
+    an integer, and wait for nothing; others wait for their result."""
 
     def __init__(self, library, address):
         self.lib = ctypes.CDLL(library)
@@ -88,22 +89,29 @@ class Client:
     def wait(self, ticket):
         self.check(self.lib.attnd_wait(self.handle, ticket, c_int64(FOREVER)))
 
-    def forward(self, tensors, options):
+    def trim(self):
+        self.check(self.lib.attnd_trim(self.handle, c_int64(20 * 10**9)))
+
+    def forward(self, tensors, options, stream=None):
         ticket = c_uint64()
         parts = [describe(tensors.get(name)) for name in ("q", "k", "v", "out", "lse")]
         self.check(self.lib.attnd_forward(
-            self.handle, None, *parts, byref(options), byref(ticket)))
-        self.wait(ticket)
+            self.handle, c_void_p(stream), *parts, byref(options), byref(ticket)))
+        if stream is None:
+            self.wait(ticket)
+        return ticket
 
-    def backward(self, tensors, options):
+    def backward(self, tensors, options, stream=None):
         ticket = c_uint64()
         parts = [describe(tensors.get(name)) for name in ("q", "k", "v", "out", "lse")]
         names = [name for name, _ in Gradients._fields_[1:]]
         gradients = Gradients(
             ctypes.sizeof(Gradients), *[describe(tensors.get(name)) for name in names])
         self.check(self.lib.attnd_backward(
-            self.handle, None, *parts, byref(gradients), byref(options), byref(ticket)))
-        self.wait(ticket)
+            self.handle, c_void_p(stream), *parts, byref(gradients), byref(options), byref(ticket)))
+        if stream is None:
+            self.wait(ticket)
+        return ticket
 
 
 def describe(tensor):
@@ -114,8 +122,9 @@ def describe(tensor):
     code, bits = kinds[str(tensor.dtype).removeprefix("torch.")]
     extents = (c_int64 * tensor.dim())(*tensor.shape)
     strides = (c_int64 * tensor.dim())(*tensor.stride())
+    device = DLDevice(2, tensor.device.index) if tensor.is_cuda else DLDevice(1, 0)
     described = DLTensor(
-        tensor.data_ptr(), DLDevice(1, 0), tensor.dim(), DLDataType(code, bits, 1), extents,
+        tensor.data_ptr(), device, tensor.dim(), DLDataType(code, bits, 1), extents,
         strides, 0)
     return ctypes.pointer(described)
 

@@ -1,0 +1,67 @@
+#include "chain.h"
+
+#include "device.h"
+
+static enum attnd_status finish_call(const struct chain *chain, attnd_ticket ticket)
+{
+    return chain->lockstep ? attnd_wait(chain->client, ticket, ATTND_FOREVER) : ATTND_OK;
+}
+
+static void finish_kernel(const struct chain *chain)
+{
+    if (chain->lockstep) {
+        CU(cudaStreamSynchronize(chain->stream));
+    }
+}
+
+static enum attnd_status call(const struct chain *chain, bool backward)
+{
+    attnd_ticket ticket = 0;
+    enum attnd_status status = backward
+                                   ? set_backward(chain->set, chain->client, chain->stream, &ticket)
+                                   : set_forward(chain->set, chain->client, chain->stream, &ticket);
+    return status == ATTND_OK ? finish_call(chain, ticket) : status;
+}
+
+/* -- public --------------------------------------------------------------------------------- */
+
+enum attnd_status chain_enqueue(const struct chain *chain)
+{
+    struct work_tensors work = set_work(chain->set, chain->backward);
+    uint32_t steps = chain->backward ? chain->calls / 2 : chain->calls;
+    set_fill(chain->set, chain->stream, chain->seed);
+    finish_kernel(chain);
+    for (uint32_t step = 0; step < steps; step++) {
+        enum attnd_status status = call(chain, false);
+        if (status == ATTND_OK && chain->backward) {
+            status = call(chain, true);
+        }
+        if (status != ATTND_OK) {
+            return status;
+        }
+        work_stir(chain->stream, &work, chain->set->count, step);
+        finish_kernel(chain);
+    }
+    return ATTND_OK;
+}
+
+bool chain_agrees(const struct chain *chain, enum attnd_status *status)
+{
+    struct chain slow = *chain;
+    struct set set;
+    const struct set_extents extents = {
+        chain->set->shape[0], chain->set->shape[1], chain->set->shape[2], chain->set->shape[3]};
+    set_alloc(&set, &extents);
+    set.options = chain->set->options;
+    slow.set = &set;
+    slow.lockstep = true;
+    *status = chain_enqueue(chain);
+    if (*status == ATTND_OK) {
+        *status = chain_enqueue(&slow);
+    }
+    CU(cudaStreamSynchronize(chain->stream));
+    size_t bytes = 3 * set.pitch; /* q, k and v */
+    bool same = work_differences(chain->set->memory, set.memory, bytes) == 0;
+    set_free(&set);
+    return same && *status == ATTND_OK;
+}

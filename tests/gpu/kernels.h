@@ -1,0 +1,33 @@
+/*
+ * Stress of a kernel family on a GPU, beside what the program draws does: one function for each kind.
+ */
+#pragma once
+
+#include "executor.h"
+#include "judge.h"
+
+struct kernels {
+    const struct attn_family *family;
+    unsigned repeats; /* of the parts that look for races */
+    uint64_t checked;
+    uint64_t failed;
+    double worst; /* error over bar */
+};
+
+/* Lengths at the edges of tiles, NaN and infinities right behind them. */
+void kernels_edges(struct kernels *kernels);
+
+/* Scores that overflow what exp() can take. */
+void kernels_logits(struct kernels *kernels);
+
+/* Elements more than 2^31 away from the first: the same bits as side by side. */
+void kernels_far(struct kernels *kernels);
+
+/* Alone, in a group, and cut into slices: the same bits. */
+void kernels_groups(struct kernels *kernels);
+
+/* Again and again with every multiprocessor busy: the same bits. */
+void kernels_repeats(struct kernels *kernels);
+
+/* Counts a check; says what failed. */
+void kernels_count(struct kernels *kernels, bool good, const char *what);

@@ -1,0 +1,279 @@
+/*
+ * A trainer with a GPU, for the tests of the service: gpu_trainer ADDRESS MODE SEED COUNT.
+ *
+ * Prints a line when it has come so far that the test may go on, and ends with status 0 if all was well.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "chain.h"
+#include "device.h"
+
+#define CHAIN_CALLS 60
+#define HEAVY_PENDING 8
+#define SECOND UINT64_C(1000000000)
+
+struct trainer {
+    struct attnd *client;
+    cudaStream_t stream;
+    uint32_t seed;
+    uint64_t count;
+};
+
+static const struct set_extents usual = {2, 256, 4, 64};
+static const struct set_extents huge = {8, 16384, 16, 128};
+
+static void say(const char *line)
+{
+    (void)puts(line);
+    (void)fflush(stdout);
+}
+
+static void require(const struct trainer *trainer, enum attnd_status status, const char *what)
+{
+    if (status != ATTND_OK) {
+        (void)fprintf(stderr, "gpu_trainer %" PRIu32 ": %s: %s: %s\n", trainer->seed, what,
+            attnd_status_name(status), attnd_message());
+        exit(1);
+    }
+}
+
+static void wait_for(const struct trainer *trainer, attnd_ticket ticket)
+{
+    require(trainer, attnd_wait(trainer->client, ticket, ATTND_FOREVER), "attnd_wait");
+}
+
+static void check_chain(
+    const struct trainer *trainer, struct set *set, uint32_t calls, bool backward)
+{
+    enum attnd_status status = ATTND_OK;
+    const struct chain chain = {.client = trainer->client,
+        .set = set,
+        .stream = trainer->stream,
+        .seed = trainer->seed,
+        .calls = calls,
+        .backward = backward};
+    bool same = chain_agrees(&chain, &status);
+    require(trainer, status, "a chain");
+    if (!same) {
+        (void)fprintf(
+            stderr, "gpu_trainer %" PRIu32 ": the order of calls was broken\n", trainer->seed);
+        exit(1);
+    }
+}
+
+/* ---- Modes --------------------------------------------------------------------------------- */
+
+static void run_chain(struct trainer *trainer)
+{
+    struct set set;
+    set_alloc(&set, &usual);
+    check_chain(trainer, &set, (uint32_t)trainer->count, true);
+    set_free(&set);
+}
+
+static void run_endless(struct trainer *trainer)
+{
+    struct set set;
+    set_alloc(&set, &usual);
+    for (;; trainer->seed++) {
+        check_chain(trainer, &set, CHAIN_CALLS, true);
+        say("checked");
+    }
+}
+
+/* Calls for `count` milliseconds, as fast as they go; the line says how many. */
+static void run_load(struct trainer *trainer)
+{
+    struct set set;
+    set_alloc(&set, &usual);
+    check_chain(trainer, &set, CHAIN_CALLS, true);
+    say("ready");
+    struct chain chain = {.client = trainer->client,
+        .set = &set,
+        .stream = trainer->stream,
+        .seed = trainer->seed,
+        .calls = CHAIN_CALLS,
+        .backward = true};
+    uint64_t begin = device_now_ns();
+    uint64_t calls = 0;
+    while (device_now_ns() - begin < trainer->count * (SECOND / 1000)) {
+        require(trainer, chain_enqueue(&chain), "a call");
+        calls += CHAIN_CALLS;
+    }
+    CU(cudaStreamSynchronize(trainer->stream));
+    double seconds = (double)(device_now_ns() - begin) / (double)SECOND;
+    check_chain(trainer, &set, CHAIN_CALLS, true);
+    (void)printf("calls %" PRIu64 " seconds %.6f\n", calls, seconds);
+}
+
+/* The daemon's kernels run over this process's memory at any time. */
+static void run_heavy(struct trainer *trainer)
+{
+    struct set set;
+    attnd_ticket tickets[HEAVY_PENDING] = {0};
+    set_alloc(&set, &huge);
+    set_fill(&set, trainer->stream, trainer->seed);
+    for (uint64_t i = 0; trainer->count == 0 || i < trainer->count; i++) {
+        attnd_ticket *ticket = &tickets[i % HEAVY_PENDING];
+        if (i == HEAVY_PENDING) {
+            say("running");
+        }
+        if (i >= HEAVY_PENDING) {
+            wait_for(trainer, *ticket);
+        }
+        require(trainer, set_forward(&set, trainer->client, trainer->stream, ticket), "a call");
+    }
+}
+
+/* A kernel of its own that does not end in time, and a call that waits for it. */
+static void run_spin(struct trainer *trainer)
+{
+    struct set set;
+    set_alloc(&set, &usual);
+    check_chain(trainer, &set, 2, false);
+    work_spin(trainer->stream, 600 * SECOND);
+    require(trainer, set_forward(&set, trainer->client, trainer->stream, NULL), "a call");
+    say("running");
+    device_sleep_ms(600000);
+}
+
+/* Memory of `count` MiB that the daemon has mapped. */
+static void run_hold(struct trainer *trainer)
+{
+    struct set set;
+    void *memory = NULL;
+    CU(cudaMalloc(&memory, (size_t)trainer->count << 20));
+    set_init(&set, &usual, memory);
+    check_chain(trainer, &set, 2, false);
+    say("held");
+    device_sleep_ms(600000);
+}
+
+/* Works until the daemon dies, and must then come free. */
+static void run_orphan(struct trainer *trainer)
+{
+    struct set set;
+    set_alloc(&set, &usual);
+    const struct chain chain = {.client = trainer->client,
+        .set = &set,
+        .stream = trainer->stream,
+        .seed = trainer->seed,
+        .calls = CHAIN_CALLS,
+        .backward = true};
+    enum attnd_status status = chain_enqueue(&chain);
+    say("running");
+    while (status == ATTND_OK) {
+        status = chain_enqueue(&chain);
+    }
+    char sentence[256];
+    (void)snprintf(sentence, sizeof sentence, "%s", attnd_message());
+    CU(cudaStreamSynchronize(trainer->stream));
+    enum attnd_status later = set_forward(&set, trainer->client, trainer->stream, NULL);
+    (void)printf("status %d later %d %s\n", (int)status, (int)later, sentence);
+    (void)fflush(stdout);
+    CU(cudaDeviceSynchronize());
+    work_fill(trainer->stream, set_data(&set, SET_Q), set.count, 1); /* the device still works */
+    CU(cudaStreamSynchronize(trainer->stream));
+}
+
+static void submit_all(struct trainer *trainer, struct set *set, attnd_ticket *tickets)
+{
+    for (uint64_t i = 0; i < trainer->count; i++) {
+        require(trainer, set_forward(set, trainer->client, trainer->stream, &tickets[i]), "a call");
+    }
+}
+
+/* `count` accepted calls, which must end well; then waits to be refused. */
+static void run_drain(struct trainer *trainer)
+{
+    struct set set;
+    attnd_ticket *tickets = calloc(trainer->count, sizeof *tickets);
+    struct attnd_stats stats = {.size = sizeof stats};
+    set_alloc(&set, &huge);
+    set_fill(&set, trainer->stream, trainer->seed);
+    submit_all(trainer, &set, tickets);
+    require(trainer, attnd_get_stats(trainer->client, &stats), "attnd_get_stats");
+    (void)printf("submitted %" PRIu64 "\n", stats.client.in_flight);
+    (void)fflush(stdout);
+    for (uint64_t i = 0; i < trainer->count; i++) {
+        wait_for(trainer, tickets[i]);
+    }
+    free(tickets);
+    enum attnd_status status = ATTND_OK;
+    for (int tries = 0; tries < 2000 && status == ATTND_OK; tries++) {
+        attnd_ticket late = 0;
+        status = set_forward(&set, trainer->client, trainer->stream, &late);
+        status = status == ATTND_OK ? attnd_wait(trainer->client, late, ATTND_FOREVER) : status;
+    }
+    if (status != ATTND_DRAINING && status != ATTND_DISCONNECTED) {
+        require(trainer, status != ATTND_OK ? status : ATTND_INTERNAL, "calls are still taken");
+    }
+    CU(cudaStreamSynchronize(trainer->stream));
+}
+
+/* The handle of an allocation, for whoever wants to misuse it. */
+static void run_export(struct trainer *trainer)
+{
+    cudaIpcMemHandle_t handle;
+    void *memory = NULL;
+    CU(cudaMalloc(&memory, (size_t)trainer->count));
+    CU(cudaIpcGetMemHandle(&handle, memory));
+    for (size_t i = 0; i < sizeof handle; i++) {
+        (void)printf("%02x", (unsigned)(unsigned char)handle.reserved[i]);
+    }
+    say("");
+    device_sleep_ms(600000);
+}
+
+struct mode {
+    const char *name;
+    void (*run)(struct trainer *trainer);
+    bool alone; /* without a client */
+};
+
+static const struct mode modes[] = {
+    {"chain", run_chain, false},
+    {"endless", run_endless, false},
+    {"load", run_load, false},
+    {"heavy", run_heavy, false},
+    {"spin", run_spin, false},
+    {"hold", run_hold, false},
+    {"orphan", run_orphan, false},
+    {"drain", run_drain, false},
+    {"export", run_export, true},
+};
+
+static const struct mode *find_mode(const char *name)
+{
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        if (strcmp(modes[i].name, name) == 0) {
+            return &modes[i];
+        }
+    }
+    (void)fprintf(stderr, "gpu_trainer: no mode %s\n", name);
+    exit(2);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 5) {
+        (void)fprintf(stderr, "usage: gpu_trainer ADDRESS MODE SEED COUNT\n");
+        return 2;
+    }
+    const struct mode *mode = find_mode(argv[2]);
+    struct trainer trainer = {
+        .seed = (uint32_t)strtoul(argv[3], NULL, 10), .count = strtoull(argv[4], NULL, 10)};
+    struct attnd_open_options options = {
+        .size = sizeof options, .address = argv[1], .name = "gpu_trainer"};
+    device_require("gpu_trainer");
+    CU(cudaStreamCreateWithFlags(&trainer.stream, cudaStreamNonBlocking));
+    if (!mode->alone) {
+        require(&trainer, attnd_open(&options, &trainer.client), "attnd_open");
+    }
+    mode->run(&trainer);
+    attnd_close(trainer.client);
+    return 0;
+}
