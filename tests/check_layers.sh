@@ -75,7 +75,7 @@ function quoted_layers(header,    folder, file, tail, layers) {
 
 function allowed_layers(file) {
     if (file == "client/attnd.h") return "dlpack c"
-    if (file ~ /^client\/examples\/.*\.cu$/) return "examples attnd.h dlpack cuda c system"
+    if (file ~ /^client\/examples\/.*\.cuh?$/) return "examples attnd.h dlpack cuda c system"
     if (file ~ /^client\/examples\//) return "examples attnd.h dlpack blas c system"
     if (file ~ /^client\/attnctl\//) return "attnctl attnd.h c system"
     if (file ~ /^client\//) return "client attnd.h proto dlpack zmq c system"

@@ -204,7 +204,7 @@ static void check_model(struct fixture *fixture)
     }
     stir_parameters(fixture);
     double loss = loss_here(fixture);
-    if (!model_backward(fixture->model, fixture->tokens)) {
+    if (!model_backward(fixture->model)) {
         fprintf(stderr, "attention failed\n");
         exit(EXIT_FAILURE);
     }
@@ -226,8 +226,11 @@ static int check_with_daemon(const struct daemon *daemon, uint64_t seed)
 {
     struct fixture fixture = {0};
     struct attention *attention;
+    struct device *device = need(device_cpu_open());
+    const struct attention_setup setup = {
+        .address = daemon->directory, .shape = SHAPE, .layers = LAYERS};
     rng_init(&fixture.rng, seed);
-    if (!attention_open(&attention, daemon->directory, &SHAPE, LAYERS)) {
+    if (!attention_open(&attention, device, &setup)) {
         fprintf(stderr, "%s\n", attention != NULL ? attention_error(attention) : "no memory");
         attention_close(attention);
         return 1;
@@ -236,6 +239,7 @@ static int check_with_daemon(const struct daemon *daemon, uint64_t seed)
     check_model(&fixture);
     model_destroy(fixture.model);
     attention_close(attention);
+    device->ops->close(device);
     return fixture.failures;
 }
 

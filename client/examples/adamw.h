@@ -1,16 +1,18 @@
 /*
- * AdamW with clipping of the gradient's length, over one flat array of parameters.
- * The caller owns parameters and gradients; this owns the two moments.
+ * AdamW with clipping of the gradient's length, over one flat array of parameters in a device's
+ * memory. The caller owns parameters and gradients; this owns the two moments.
  */
 #pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "device.h"
+
 struct adamw {
-    float *mean;    /* owned; running mean of the gradient */
-    float *squares; /* owned; and of its square */
-    size_t count;
+    struct device *device; /* borrowed */
+    float *mean;           /* owned; running mean of the gradient */
+    float *squares;        /* owned; and of its square */
     double mean_weight;    /* beta1^steps, what the zeros at the start still weigh */
     double squares_weight; /* beta2^steps */
 };
@@ -29,12 +31,13 @@ struct adamw_piece {
 };
 
 /* false: no memory */
-bool adamw_init(struct adamw *adamw, size_t count);
+bool adamw_init(struct adamw *adamw, struct device *device, size_t count);
 void adamw_finish(struct adamw *adamw);
 
-/* Begins a step with this learning rate; the gradient's length is clipped to longest. */
-struct adamw_step adamw_begin(
-    struct adamw *adamw, const float *gradient, float rate, float longest);
+/* Begins a step with this learning rate; the length of the gradient, of `count`, is clipped to
+ * longest. false: the device failed. */
+bool adamw_begin(struct adamw *adamw, const float *gradient, size_t count, float rate,
+    float longest, struct adamw_step *step);
 
 /* Moves one piece; every piece exactly once in a step. */
 void adamw_move(const struct adamw *adamw, const struct adamw_step *step,

@@ -1,6 +1,7 @@
 #include "attention.h"
 
 #include "attnd.h"
+#include "part.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -11,23 +12,43 @@ enum {
     DIMENSIONS = 4,
     ERROR_BYTES = 512,
     FIRST_LATENCIES = 1024,
+    PENDING = DEVICE_STAMPS / 2, /* each has two; fewer than a stream's limit of 64 */
+    ALIGNMENT = 256,
 };
 
 /* A call takes milliseconds; a daemon that is silent for so long is stuck or stopped. */
 static const int64_t LONGEST_CALL_NS = INT64_C(60) * 1000 * 1000 * 1000;
 
+/* What the daemon reads and writes: the model's numbers, or bfloat16 copies. */
+struct sent {
+    void *qkv;
+    void *out;
+};
+
+struct pending {
+    attnd_ticket ticket;
+    bool backward;
+};
+
 struct attention {
-    struct attnd *client;           /* owned */
-    struct attention_layer *layers; /* owned; the buffers belong to the client */
-    size_t layer_count;
+    struct device *device; /* borrowed */
+    struct attnd *client;  /* owned */
     struct attention_shape shape;
+    bool narrow;
+    struct attention_layer *layers; /* owned, like the next */
+    struct sent *sent;
+    size_t layer_count;
     float *dqkv;
     float *dout;
+    struct sent gradient; /* of qkv and out */
+    void *shared;         /* what the daemon sees; owned if the device shares, else the client's */
+    void *own;            /* owned; the model's numbers where the daemon sees copies */
+    uint16_t *words;      /* owned; one tensor of copies, on its way to a reader */
     attention_watch_fn watch;
     void *watch_context;
-    attnd_ticket ticket; /* of the backward between begin and end */
-    size_t ticket_layer;
-    int64_t begun_ns;
+    size_t backward_layer; /* between begin and end */
+    struct pending pending[PENDING];
+    size_t pendings;
     float *latencies_us; /* owned; of every call that has ended */
     size_t latencies;
     size_t latency_room;
@@ -41,18 +62,12 @@ struct view {
     int64_t strides[DIMENSIONS];
 };
 
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-static void view_init(struct view *view, void *data, int dimensions)
+static void view_init(
+    struct view *view, const struct attention *attention, void *data, int dimensions)
 {
     view->tensor = (DLTensor){
         .data = data,
-        .device = {.device_type = kDLCPU},
+        .device = attention->device->place,
         .ndim = dimensions,
         .dtype = {.code = kDLFloat, .bits = 32, .lanes = 1},
         .shape = view->shape,
@@ -60,11 +75,16 @@ static void view_init(struct view *view, void *data, int dimensions)
     };
 }
 
-/* (batch, seqlen, heads, head_dim) inside rows of `width` numbers a token. */
-static void view_heads(
-    struct view *view, float *data, const struct attention_shape *shape, size_t heads, size_t width)
+/* (batch, seqlen, heads, head_dim) inside rows of `width` numbers a token, from number `first` on. */
+static void view_heads(struct view *view, const struct attention *attention, void *data,
+    size_t heads, size_t width, size_t first)
 {
-    view_init(view, data, DIMENSIONS);
+    const struct attention_shape *shape = &attention->shape;
+    view_init(view, attention, data, DIMENSIONS);
+    if (attention->narrow) {
+        view->tensor.dtype = (DLDataType){.code = kDLBfloat, .bits = 16, .lanes = 1};
+    }
+    view->tensor.byte_offset = first * view->tensor.dtype.bits / 8;
     view->shape[0] = (int64_t)shape->batch;
     view->shape[1] = (int64_t)shape->seqlen;
     view->shape[2] = (int64_t)heads;
@@ -75,9 +95,16 @@ static void view_heads(
     view->strides[3] = 1;
 }
 
-static void view_lse(struct view *view, float *data, const struct attention_shape *shape)
+static void view_out(struct view *view, const struct attention *attention, void *data)
 {
-    view_init(view, data, 3);
+    const struct attention_shape *shape = &attention->shape;
+    view_heads(view, attention, data, shape->heads_q, attention_out_width(shape), 0);
+}
+
+static void view_lse(struct view *view, const struct attention *attention, float *data)
+{
+    const struct attention_shape *shape = &attention->shape;
+    view_init(view, attention, data, 3);
     view->shape[0] = (int64_t)shape->batch;
     view->shape[1] = (int64_t)shape->heads_q;
     view->shape[2] = (int64_t)shape->seqlen;
@@ -92,14 +119,15 @@ struct packed_views {
     struct view v;
 };
 
-static void view_packed(struct packed_views *views, float *qkv, const struct attention_shape *shape)
+static void view_packed(struct packed_views *views, const struct attention *attention, void *qkv)
 {
+    const struct attention_shape *shape = &attention->shape;
     size_t width = attention_qkv_width(shape);
-    float *k = qkv + shape->heads_q * shape->head_dim;
-    float *v = k + shape->heads_kv * shape->head_dim;
-    view_heads(&views->q, qkv, shape, shape->heads_q, width);
-    view_heads(&views->k, k, shape, shape->heads_kv, width);
-    view_heads(&views->v, v, shape, shape->heads_kv, width);
+    size_t k = shape->heads_q * shape->head_dim;
+    size_t v = k + shape->heads_kv * shape->head_dim;
+    view_heads(&views->q, attention, qkv, shape->heads_q, width, 0);
+    view_heads(&views->k, attention, qkv, shape->heads_kv, width, k);
+    view_heads(&views->v, attention, qkv, shape->heads_kv, width, v);
 }
 
 /* Says what failed, in our words and the library's. */
@@ -110,31 +138,95 @@ static bool fail(struct attention *attention, const char *what, enum attnd_statu
     return false;
 }
 
-static bool allocate(struct attention *attention, size_t count, float **memory)
+/* Hands out pieces of one allocation; with base NULL it only counts. */
+struct carver {
+    char *base;
+    size_t used;
+};
+
+static void *carve(struct carver *carver, size_t bytes)
 {
-    void *bytes;
-    enum attnd_status status = attnd_alloc(attention->client, count * sizeof(float), &bytes);
-    if (status != ATTND_OK) {
-        return fail(attention, "no shared memory", status);
+    void *piece = carver->base != NULL ? carver->base + carver->used : NULL;
+    carver->used += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return piece;
+}
+
+struct carvers {
+    struct carver own;
+    struct carver shared;
+};
+
+/* A tensor for the model and the same, or a place for its copy, for the daemon. */
+static float *carve_both(struct carvers *carvers, bool narrow, size_t count, void **sent)
+{
+    if (narrow) {
+        *sent = carve(&carvers->shared, count * sizeof(uint16_t));
+        return carve(&carvers->own, count * sizeof(float));
     }
-    *memory = bytes;
-    return true;
+    *sent = carve(&carvers->shared, count * sizeof(float));
+    return *sent;
+}
+
+static size_t count_qkv(const struct attention_shape *shape)
+{
+    return shape->batch * shape->seqlen * attention_qkv_width(shape);
+}
+
+static size_t count_out(const struct attention_shape *shape)
+{
+    return shape->batch * shape->seqlen * attention_out_width(shape);
+}
+
+static size_t count_lse(const struct attention_shape *shape)
+{
+    return shape->batch * shape->seqlen * shape->heads_q;
+}
+
+static struct carvers carve_all(struct attention *attention)
+{
+    struct carvers carvers = {{attention->own, 0}, {attention->shared, 0}};
+    bool narrow = attention->narrow;
+    size_t qkv = count_qkv(&attention->shape);
+    size_t out = count_out(&attention->shape);
+    for (size_t i = 0; i < attention->layer_count; i++) {
+        struct attention_layer *layer = &attention->layers[i];
+        struct sent *sent = &attention->sent[i];
+        layer->qkv = carve_both(&carvers, narrow, qkv, &sent->qkv);
+        layer->out = carve_both(&carvers, narrow, out, &sent->out);
+        layer->lse = carve(&carvers.shared, count_lse(&attention->shape) * sizeof(float));
+    }
+    attention->dqkv = carve_both(&carvers, narrow, qkv, &attention->gradient.qkv);
+    attention->dout = carve_both(&carvers, narrow, out, &attention->gradient.out);
+    return carvers;
+}
+
+static bool allocate_shared(struct attention *attention, size_t bytes)
+{
+    struct device *device = attention->device;
+    if (!device->shares) {
+        enum attnd_status status = attnd_alloc(attention->client, bytes, &attention->shared);
+        return status == ATTND_OK || fail(attention, "no shared memory", status);
+    }
+    attention->shared = device->ops->allocate(device, bytes);
+    return attention->shared != NULL;
 }
 
 static bool allocate_buffers(struct attention *attention)
 {
-    const struct attention_shape *shape = &attention->shape;
-    size_t tokens = shape->batch * shape->seqlen;
-    size_t qkv = tokens * attention_qkv_width(shape);
-    size_t out = tokens * attention_out_width(shape);
-    bool good =
-        allocate(attention, qkv, &attention->dqkv) && allocate(attention, out, &attention->dout);
-    for (size_t i = 0; good && i < attention->layer_count; i++) {
-        struct attention_layer *layer = &attention->layers[i];
-        good = allocate(attention, qkv, &layer->qkv) && allocate(attention, out, &layer->out) &&
-               allocate(attention, tokens * shape->heads_q, &layer->lse);
+    struct device *device = attention->device;
+    struct carvers sizes = carve_all(attention);
+    size_t words = count_qkv(&attention->shape);
+    attention->words = calloc(words, sizeof(*attention->words));
+    attention->own = device->ops->allocate(device, sizes.own.used);
+    if (attention->words == NULL || attention->own == NULL ||
+        !allocate_shared(attention, sizes.shared.used)) {
+        if (attention->error[0] == '\0') {
+            snprintf(attention->error, sizeof(attention->error), "no memory for activations");
+        }
+        return false;
     }
-    return good;
+    carve_all(attention);
+    return true;
 }
 
 static bool connect(struct attention *attention, const char *address)
@@ -145,7 +237,7 @@ static bool connect(struct attention *attention, const char *address)
 }
 
 /* A full array that cannot grow keeps its numbers and takes no more: no reason to stop training. */
-static void note_latency(struct attention *attention, int64_t ns)
+static void note_latency(struct attention *attention, double us)
 {
     if (attention->latencies == attention->latency_room) {
         size_t room =
@@ -157,16 +249,65 @@ static void note_latency(struct attention *attention, int64_t ns)
         attention->latencies_us = grown;
         attention->latency_room = room;
     }
-    attention->latencies_us[attention->latencies++] = (float)ns * 1e-3F;
+    attention->latencies_us[attention->latencies++] = (float)us;
 }
 
-static bool wait_for(struct attention *attention, attnd_ticket ticket, bool backward, size_t layer)
+/* A call that was just submitted. Without a stream its end is noticed, and timed, by waiting for it. */
+static void remember(struct attention *attention, attnd_ticket ticket, bool backward)
 {
-    enum attnd_status status = attnd_wait(attention->client, ticket, LONGEST_CALL_NS);
-    if (status != ATTND_OK) {
-        return fail(attention, backward ? "attention backward" : "attention forward", status);
+    struct device *device = attention->device;
+    assert(attention->pendings < PENDING);
+    if (device->stream != NULL) {
+        device->ops->stamp(device, 2 * attention->pendings + 1);
     }
-    note_latency(attention, now_ns() - attention->begun_ns);
+    attention->pending[attention->pendings++] = (struct pending){ticket, backward};
+}
+
+static const char *call_name(bool backward)
+{
+    return backward ? "attention backward" : "attention forward";
+}
+
+static bool settle_one(struct attention *attention, size_t index)
+{
+    struct device *device = attention->device;
+    const struct pending *pending = &attention->pending[index];
+    enum attnd_status status = attnd_wait(attention->client, pending->ticket, LONGEST_CALL_NS);
+    if (status != ATTND_OK) {
+        return fail(attention, call_name(pending->backward), status);
+    }
+    if (device->stream == NULL) {
+        device->ops->stamp(device, 2 * index + 1);
+    }
+    note_latency(attention, device->ops->between_us(device, 2 * index, 2 * index + 1));
+    return true;
+}
+
+/* Before a submission: there is room for one more, and its clock starts. */
+static bool begin_call(struct attention *attention)
+{
+    struct device *device = attention->device;
+    if (attention->pendings == PENDING && !attention_settle(attention)) {
+        return false;
+    }
+    device->ops->stamp(device, 2 * attention->pendings);
+    return true;
+}
+
+/* Behind a submission, in time without a stream and in order with one, its outputs are there. */
+static bool end_call(struct attention *attention, bool backward, size_t layer)
+{
+    struct device *device = attention->device;
+    if (device->stream == NULL && !attention_settle(attention)) {
+        return false;
+    }
+    if (attention->narrow && backward) {
+        device->ops->widen(
+            device, attention->dqkv, attention->gradient.qkv, count_qkv(&attention->shape));
+    } else if (attention->narrow) {
+        device->ops->widen(device, attention->layers[layer].out, attention->sent[layer].out,
+            count_out(&attention->shape));
+    }
     if (attention->watch != NULL) {
         attention->watch(attention->watch_context, backward, layer);
     }
@@ -212,22 +353,25 @@ size_t attention_out_width(const struct attention_shape *shape)
     return shape->heads_q * shape->head_dim;
 }
 
-bool attention_open(struct attention **attention, const char *address,
-    const struct attention_shape *shape, size_t layers)
+bool attention_open(
+    struct attention **attention, struct device *device, const struct attention_setup *setup)
 {
     struct attention *made = calloc(1, sizeof(*made));
     *attention = made;
     if (made == NULL) {
         return false;
     }
-    made->shape = *shape;
-    made->layer_count = layers;
-    made->layers = calloc(layers, sizeof(*made->layers));
-    if (made->layers == NULL) {
-        snprintf(made->error, sizeof(made->error), "no memory for %zu layers", layers);
+    made->device = device;
+    made->shape = setup->shape;
+    made->narrow = setup->narrow;
+    made->layer_count = setup->layers;
+    made->layers = calloc(setup->layers, sizeof(*made->layers));
+    made->sent = calloc(setup->layers, sizeof(*made->sent));
+    if (made->layers == NULL || made->sent == NULL) {
+        snprintf(made->error, sizeof(made->error), "no memory for %zu layers", setup->layers);
         return false;
     }
-    return connect(made, address) && allocate_buffers(made);
+    return connect(made, setup->address) && allocate_buffers(made);
 }
 
 void attention_close(struct attention *attention)
@@ -235,20 +379,37 @@ void attention_close(struct attention *attention)
     if (attention == NULL) {
         return;
     }
+    struct device *device = attention->device;
     attnd_close(attention->client);
+    if (device->shares) {
+        device->ops->release(device, attention->shared);
+    }
+    device->ops->release(device, attention->own);
+    free(attention->words);
     free(attention->layers);
+    free(attention->sent);
     free(attention->latencies_us);
     free(attention);
 }
 
 const char *attention_error(const struct attention *attention)
 {
-    return attention->error;
+    return attention->error[0] != '\0' ? attention->error : attention->device->error;
+}
+
+struct device *attention_get_device(const struct attention *attention)
+{
+    return attention->device;
 }
 
 const struct attention_shape *attention_get_shape(const struct attention *attention)
 {
     return &attention->shape;
+}
+
+bool attention_is_narrow(const struct attention *attention)
+{
+    return attention->narrow;
 }
 
 const struct attention_layer *attention_get_layer(const struct attention *attention, size_t layer)
@@ -275,41 +436,48 @@ void attention_watch(struct attention *attention, attention_watch_fn watch, void
 
 bool attention_forward(struct attention *attention, size_t layer)
 {
+    struct device *device = attention->device;
     const struct attention_layer *at = attention_get_layer(attention, layer);
-    const struct attention_shape *shape = &attention->shape;
+    const struct sent *sent = &attention->sent[layer];
     struct packed_views in;
     struct view out;
     struct view lse;
-    view_packed(&in, at->qkv, shape);
-    view_heads(&out, at->out, shape, shape->heads_q, attention_out_width(shape));
-    view_lse(&lse, at->lse, shape);
+    view_packed(&in, attention, sent->qkv);
+    view_out(&out, attention, sent->out);
+    view_lse(&lse, attention, at->lse);
     struct attnd_options options = ATTND_OPTIONS_INIT;
     options.causal = true;
     attnd_ticket ticket;
-    attention->begun_ns = now_ns();
-    enum attnd_status status = attnd_forward(attention->client, NULL, &in.q.tensor, &in.k.tensor,
-        &in.v.tensor, &out.tensor, &lse.tensor, &options, &ticket);
-    if (status != ATTND_OK) {
-        return fail(attention, "attention forward", status);
+    if (attention->narrow) {
+        device->ops->narrow(device, sent->qkv, at->qkv, count_qkv(&attention->shape));
     }
-    return wait_for(attention, ticket, false, layer);
+    if (!begin_call(attention)) {
+        return false;
+    }
+    enum attnd_status status = attnd_forward(attention->client, device->stream, &in.q.tensor,
+        &in.k.tensor, &in.v.tensor, &out.tensor, &lse.tensor, &options, &ticket);
+    if (status != ATTND_OK) {
+        return fail(attention, call_name(false), status);
+    }
+    remember(attention, ticket, false);
+    return end_call(attention, false, layer);
 }
 
 bool attention_backward_begin(struct attention *attention, size_t layer)
 {
+    struct device *device = attention->device;
     const struct attention_layer *at = attention_get_layer(attention, layer);
-    const struct attention_shape *shape = &attention->shape;
-    size_t out_width = attention_out_width(shape);
+    const struct sent *sent = &attention->sent[layer];
     struct packed_views in;
     struct packed_views gradient;
     struct view out;
     struct view lse;
     struct view dout;
-    view_packed(&in, at->qkv, shape);
-    view_packed(&gradient, attention->dqkv, shape);
-    view_heads(&out, at->out, shape, shape->heads_q, out_width);
-    view_heads(&dout, attention->dout, shape, shape->heads_q, out_width);
-    view_lse(&lse, at->lse, shape);
+    view_packed(&in, attention, sent->qkv);
+    view_packed(&gradient, attention, attention->gradient.qkv);
+    view_out(&out, attention, sent->out);
+    view_out(&dout, attention, attention->gradient.out);
+    view_lse(&lse, attention, at->lse);
     struct attnd_gradients gradients = {.size = sizeof(gradients),
         .dout = &dout.tensor,
         .dq = &gradient.q.tensor,
@@ -317,28 +485,82 @@ bool attention_backward_begin(struct attention *attention, size_t layer)
         .dv = &gradient.v.tensor};
     struct attnd_options options = ATTND_OPTIONS_INIT;
     options.causal = true;
-    assert(attention->ticket == 0);
-    attention->begun_ns = now_ns();
-    enum attnd_status status = attnd_backward(attention->client, NULL, &in.q.tensor, &in.k.tensor,
-        &in.v.tensor, &out.tensor, &lse.tensor, &gradients, &options, &attention->ticket);
-    if (status != ATTND_OK) {
-        return fail(attention, "attention backward", status);
+    attnd_ticket ticket;
+    if (attention->narrow) {
+        device->ops->narrow(
+            device, attention->gradient.out, attention->dout, count_out(&attention->shape));
     }
-    attention->ticket_layer = layer;
+    if (!begin_call(attention)) {
+        return false;
+    }
+    enum attnd_status status = attnd_backward(attention->client, device->stream, &in.q.tensor,
+        &in.k.tensor, &in.v.tensor, &out.tensor, &lse.tensor, &gradients, &options, &ticket);
+    if (status != ATTND_OK) {
+        return fail(attention, call_name(true), status);
+    }
+    attention->backward_layer = layer;
+    remember(attention, ticket, true);
     return true;
 }
 
 bool attention_backward_end(struct attention *attention)
 {
-    attnd_ticket ticket = attention->ticket;
-    assert(ticket != 0);
-    attention->ticket = 0;
-    return wait_for(attention, ticket, true, attention->ticket_layer);
+    return end_call(attention, true, attention->backward_layer);
+}
+
+bool attention_settle(struct attention *attention)
+{
+    size_t count = attention->pendings;
+    attention->pendings = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!settle_one(attention, i)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool attention_read(
+    struct attention *attention, enum attention_tensor tensor, size_t layer, float *numbers)
+{
+    struct device *device = attention->device;
+    const struct sent *sent = &attention->sent[layer];
+    size_t qkv = count_qkv(&attention->shape);
+    size_t out = count_out(&attention->shape);
+    size_t lse = count_lse(&attention->shape);
+
+    const struct {
+        const void *memory;
+        size_t count;
+    } places[] = {
+        [ATTENTION_QKV] = {sent->qkv, qkv},
+        [ATTENTION_OUT] = {sent->out, out},
+        [ATTENTION_LSE] = {attention->layers[layer].lse, lse},
+        [ATTENTION_DQKV] = {attention->gradient.qkv, qkv},
+        [ATTENTION_DOUT] = {attention->gradient.out, out},
+    };
+
+    size_t count = places[tensor].count;
+    if (!attention->narrow || tensor == ATTENTION_LSE) {
+        return device->ops->download(
+            device, numbers, places[tensor].memory, count * sizeof(*numbers));
+    }
+    if (!device->ops->download(
+            device, attention->words, places[tensor].memory, count * sizeof(uint16_t))) {
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        numbers[i] = part_widen(attention->words[i]);
+    }
+    return true;
 }
 
 bool attention_summarize(struct attention *attention, struct attention_summary *summary)
 {
     struct attnd_stats stats = {.size = sizeof(stats)};
+    if (!attention_settle(attention)) {
+        return false;
+    }
     enum attnd_status status = ask_statistics(attention->client, &stats);
     if (status != ATTND_OK) {
         return fail(attention, "statistics", status);

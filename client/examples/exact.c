@@ -1,5 +1,7 @@
 #include "exact.h"
 
+#include "part.h"
+
 #include <assert.h>
 #include <math.h>
 #include <stdio.h>
@@ -18,9 +20,14 @@ struct exact {
     size_t out_count;
     size_t lse_count;
     size_t qkv_count;
-    float *single; /* owned; the four below lie in it */
+    float *single; /* owned; all arrays of floats below lie in it */
     double *twice; /* owned; likewise */
-    float *out32;
+    float *qkv;    /* copies of the request's tensors */
+    float *dout;
+    float *out;
+    float *lse;
+    float *dqkv;
+    float *out32; /* what the plain formula makes, in the arithmetic of the request's type */
     float *lse32;
     float *dqkv32;
     float *row32;
@@ -62,19 +69,34 @@ static struct place place_of(const struct attention_shape *shape, size_t row)
     };
 }
 
+static float round_narrow(float number)
+{
+    return part_widen(part_narrow(number));
+}
+
 #define REAL float
 #define EXP expf
 #define LOG logf
 #define SQRT sqrtf
+#define ROUND(number) (number)
 #define FORWARD forward32
 #define BACKWARD backward32
+#include "exact_formula.inc"
+#undef ROUND
+#undef FORWARD
+#undef BACKWARD
+#define ROUND(number) round_narrow(number)
+#define FORWARD forward16
+#define BACKWARD backward16
 #include "exact_formula.inc"
 #undef REAL
 #undef EXP
 #undef LOG
 #undef SQRT
+#undef ROUND
 #undef FORWARD
 #undef BACKWARD
+#define ROUND(number) (number)
 #define REAL double
 #define EXP exp
 #define LOG log
@@ -93,6 +115,7 @@ struct comparison {
     size_t first;
     size_t width;
     size_t stride;
+    bool narrow;   /* they are bfloat16 */
     double factor; /* how many times the plain formula's error is allowed */
     double unit;   /* numbers are multiplied with it first: a power of two */
 };
@@ -114,8 +137,9 @@ static bool compare(struct exact *exact, const struct comparison *c)
             continue;
         }
         double truth = c->exact[i] * c->unit;
-        float rounded = (float)truth;
-        float moved = (rounded + 0.3F) - 0.3F;
+        float rounded = c->narrow ? round_narrow((float)truth) : (float)truth;
+        float moved =
+            c->narrow ? round_narrow(round_narrow(rounded + 0.3F) - 0.3F) : (rounded + 0.3F) - 0.3F;
         error = larger(fabs((double)c->got[i] * c->unit - truth), error);
         plain_error = larger(fabs((double)c->plain[i] * c->unit - truth), plain_error);
         rounding = larger(fabs((double)(moved - rounded)), rounding);
@@ -143,39 +167,67 @@ static double unit_of(const float *dout, size_t count)
     return largest > 0.0F && isfinite(largest) ? ldexp(1.0, -ilogbf(largest)) : 1.0;
 }
 
-static void run_forward(struct exact *exact, const struct attention_layer *layer)
+static void run_forward(struct exact *exact)
 {
     const struct attention_shape *shape = attention_get_shape(exact->attention);
-    forward32(shape, layer->qkv, exact->row32, exact->out32, exact->lse32);
-    forward64(shape, layer->qkv, exact->row64, exact->out64, exact->lse64);
+    bool narrow = attention_is_narrow(exact->attention);
+    (narrow ? forward16 : forward32)(shape, exact->qkv, exact->row32, exact->out32, exact->lse32);
+    forward64(shape, exact->qkv, exact->row64, exact->out64, exact->lse64);
 }
 
-static bool check_forward(struct exact *exact, const struct attention_layer *layer)
+static bool unreadable(struct exact *exact)
 {
-    run_forward(exact, layer);
+    snprintf(exact->failure, sizeof(exact->failure), "tensors cannot be read: %.120s",
+        attention_error(exact->attention));
+    return false;
+}
+
+static bool check_forward(struct exact *exact, size_t layer)
+{
+    struct attention *attention = exact->attention;
+    bool narrow = attention_is_narrow(attention);
+    if (!attention_read(attention, ATTENTION_QKV, layer, exact->qkv) ||
+        !attention_read(attention, ATTENTION_OUT, layer, exact->out) ||
+        !attention_read(attention, ATTENTION_LSE, layer, exact->lse)) {
+        return unreadable(exact);
+    }
+    run_forward(exact);
     struct comparison out = {
-        "out", layer->out, exact->out32, exact->out64, exact->out_count, 0, 1, 1, 2.0, 1.0};
+        "out", exact->out, exact->out32, exact->out64, exact->out_count, 0, 1, 1, narrow, 2.0, 1.0};
     struct comparison lse = {
-        "lse", layer->lse, exact->lse32, exact->lse64, exact->lse_count, 0, 1, 1, 2.0, 1.0};
+        "lse", exact->lse, exact->lse32, exact->lse64, exact->lse_count, 0, 1, 1, false, 2.0, 1.0};
     bool out_good = compare(exact, &out);
     return compare(exact, &lse) && out_good;
 }
 
-static bool check_backward(struct exact *exact, const struct attention_layer *layer)
+static void run_backward(struct exact *exact)
 {
     const struct attention_shape *shape = attention_get_shape(exact->attention);
-    struct exact_inputs inputs = {shape, layer->qkv, attention_dout(exact->attention)};
-    run_forward(exact, layer);
+    struct exact_inputs inputs = {shape, exact->qkv, exact->dout};
+    bool narrow = attention_is_narrow(exact->attention);
+    run_forward(exact);
     memset(exact->dqkv32, 0, exact->qkv_count * sizeof(*exact->dqkv32));
     memset(exact->dqkv64, 0, exact->qkv_count * sizeof(*exact->dqkv64));
-    backward32(&inputs, exact->out32, exact->lse32, exact->dqkv32);
+    (narrow ? backward16 : backward32)(&inputs, exact->out32, exact->lse32, exact->dqkv32);
     backward64(&inputs, exact->out64, exact->lse64, exact->dqkv64);
+}
+
+static bool check_backward(struct exact *exact, size_t layer)
+{
+    struct attention *attention = exact->attention;
+    const struct attention_shape *shape = attention_get_shape(attention);
+    if (!attention_read(attention, ATTENTION_QKV, layer, exact->qkv) ||
+        !attention_read(attention, ATTENTION_DOUT, layer, exact->dout) ||
+        !attention_read(attention, ATTENTION_DQKV, layer, exact->dqkv)) {
+        return unreadable(exact);
+    }
+    run_backward(exact);
     const char *const names[] = {"dq", "dk", "dv"};
     const size_t widths[] = {shape->heads_q * shape->head_dim, shape->heads_kv * shape->head_dim,
         shape->heads_kv * shape->head_dim};
-    struct comparison part = {NULL, attention_dqkv(exact->attention), exact->dqkv32, exact->dqkv64,
-        exact->qkv_count, 0, 0, attention_qkv_width(shape), 3.0,
-        unit_of(inputs.dout, exact->out_count)};
+    struct comparison part = {NULL, exact->dqkv, exact->dqkv32, exact->dqkv64, exact->qkv_count, 0,
+        0, attention_qkv_width(shape), attention_is_narrow(attention), 3.0,
+        unit_of(exact->dout, exact->out_count)};
     bool good = true;
     for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]); i++) {
         part.name = names[i];
@@ -205,13 +257,19 @@ static bool allocate(struct exact *exact, const struct attention_shape *shape)
     exact->out_count = tokens * attention_out_width(shape);
     exact->lse_count = tokens * shape->heads_q;
     exact->qkv_count = tokens * attention_qkv_width(shape);
-    size_t count = exact->out_count + exact->lse_count + exact->qkv_count + shape->seqlen;
-    exact->single = calloc(count, sizeof(*exact->single));
-    exact->twice = calloc(count, sizeof(*exact->twice));
+    size_t results = exact->out_count + exact->lse_count + exact->qkv_count;
+    size_t inputs = exact->qkv_count + exact->out_count;
+    exact->single = calloc(2 * results + inputs + shape->seqlen, sizeof(*exact->single));
+    exact->twice = calloc(results + shape->seqlen, sizeof(*exact->twice));
     if (exact->single == NULL || exact->twice == NULL) {
         return false;
     }
-    exact->out32 = exact->single;
+    exact->qkv = exact->single;
+    exact->dout = exact->qkv + exact->qkv_count;
+    exact->out = exact->dout + exact->out_count;
+    exact->lse = exact->out + exact->out_count;
+    exact->dqkv = exact->lse + exact->lse_count;
+    exact->out32 = exact->dqkv + exact->qkv_count;
     exact->lse32 = exact->out32 + exact->out_count;
     exact->dqkv32 = exact->lse32 + exact->lse_count;
     exact->row32 = exact->dqkv32 + exact->qkv_count;
@@ -252,8 +310,7 @@ void exact_destroy(struct exact *exact)
 
 bool exact_check(struct exact *exact, bool backward, size_t layer)
 {
-    const struct attention_layer *at = attention_get_layer(exact->attention, layer);
-    bool good = backward ? check_backward(exact, at) : check_forward(exact, at);
+    bool good = backward ? check_backward(exact, layer) : check_forward(exact, layer);
     exact->summary.checked++;
     exact->summary.failed += good ? 0 : 1;
     return good;

@@ -1,6 +1,7 @@
 /*
  * Checks finished requests of training against the same formula in float64. Of every `every`
- * requests, forward and backward alike, one is drawn at random; its tensors are read where they are.
+ * requests, forward and backward alike, one is drawn at random; its tensors are copied from where they
+ * are.
  * The bar: an output may be off by no more than 2 times (gradients 3 times) what the plain formula
  * is off in the request's own dtype, plus twice what float32 loses in adding and subtracting 0.3.
  * Owns its scratch memory. One thread.

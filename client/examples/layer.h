@@ -1,7 +1,6 @@
 /*
- * The parts of a transformer other than attention, forward and backward, over rows of floats.
- * Matrix products go through CBLAS, the rest is plain C. No state, no allocation. Gradients of
- * parameters are added to what is there; other gradients say at each function what they do.
+ * The parts of a transformer other than attention, as descriptions that a device (device.h) computes
+ * with: rows of floats in its memory. No functions.
  */
 #pragma once
 
@@ -18,11 +17,6 @@ struct layer_linear {
     size_t outputs;
 };
 
-void layer_linear_forward(const struct layer_linear *linear, float *y);
-void layer_linear_input_gradient(const struct layer_linear *linear, const float *dy, float *dx);
-void layer_linear_weight_gradient(
-    const struct layer_linear *linear, const float *dy, float *dweight, float *dbias);
-
 /* LayerNorm over each row of `channels`. mean and scale (1 / deviation) have one number a row;
  * the forward writes them for the backward. */
 struct layer_norm {
@@ -35,17 +29,6 @@ struct layer_norm {
     size_t channels;
 };
 
-void layer_norm_forward(const struct layer_norm *norm, float *y);
-/* Adds to dx, which the residual connection has begun. */
-void layer_norm_backward(
-    const struct layer_norm *norm, const float *dy, float *dx, float *dgain, float *dbias);
-
-/* y = gelu(y) in place, slope = its derivative there. */
-void layer_gelu_forward(float *y, float *slope, size_t count);
-
-/* dy becomes the gradient of what gelu read. */
-void layer_gelu_backward(float *dy, const float *slope, size_t count);
-
 /* x[row] = token_table[token] + position_table[row % context] */
 struct layer_embedding {
     const uint8_t *tokens;
@@ -54,10 +37,18 @@ struct layer_embedding {
     size_t channels;
 };
 
-void layer_embedding_forward(const struct layer_embedding *embedding, const float *token_table,
-    const float *position_table, float *x);
-void layer_embedding_backward(const struct layer_embedding *embedding, const float *dx,
-    float *dtoken_table, float *dposition_table);
-
-/* Mean over the rows of -ln softmax(logits)[target]; logits become the gradient of that mean. */
-double layer_cross_entropy(float *logits, const uint8_t *targets, size_t rows, size_t classes);
+/* One step of AdamW over arrays of `count`; the step's numbers are the same for all of them. */
+struct layer_adamw {
+    const float *gradient;
+    float *values;
+    float *mean;    /* running mean of the gradient */
+    float *squares; /* and of its square */
+    size_t count;
+    float beta1;
+    float beta2;
+    float mean_scale; /* 1 / what of the running numbers is no longer their start's zero */
+    float squares_scale;
+    float rate;
+    float clip;  /* factor of the gradient */
+    float decay; /* shrinks each value by rate * decay */
+};

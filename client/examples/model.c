@@ -1,12 +1,11 @@
 #include "model.h"
 
-#include "layer.h"
+#include "device.h"
 #include "rng.h"
 
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum {
     MLP_FACTOR = 4,
@@ -32,7 +31,9 @@ struct activations {
 };
 
 struct model {
-    struct attention *attention; /* borrowed */
+    struct attention *attention; /* borrowed, like its device */
+    struct device *device;
+    const struct device_ops *ops; /* the device's */
     size_t layers;
     size_t rows; /* batch * context */
     size_t context;
@@ -42,6 +43,7 @@ struct model {
     float *parameters;         /* owned */
     float *gradient;           /* owned */
     float *memory;             /* owned; all activations lie in it */
+    uint8_t *tokens;           /* owned; of the forward, then its targets */
     struct activations *layer; /* owned; layers + 1, the last one holds what the final norm reads */
     float *logits;             /* their gradient after the forward */
     float *dstream;            /* gradient of the residual stream */
@@ -172,13 +174,16 @@ static size_t carve_all(struct model *model)
 
 static bool allocate(struct model *model)
 {
+    struct device *device = model->device;
     model->layer = calloc(model->layers + 1, sizeof(*model->layer));
-    model->parameters = calloc(model->parameter_count, sizeof(float));
-    model->gradient = calloc(model->parameter_count, sizeof(float));
-    if (model->layer == NULL || model->parameters == NULL || model->gradient == NULL) {
+    model->parameters = model->ops->allocate(device, model->parameter_count * sizeof(float));
+    model->gradient = model->ops->allocate(device, model->parameter_count * sizeof(float));
+    model->tokens = model->ops->allocate(device, 2 * model->rows);
+    if (model->layer == NULL || model->parameters == NULL || model->gradient == NULL ||
+        model->tokens == NULL) {
         return false;
     }
-    model->memory = calloc(carve_all(model), sizeof(float));
+    model->memory = model->ops->allocate(device, carve_all(model) * sizeof(float));
     if (model->memory == NULL) {
         return false;
     }
@@ -187,13 +192,12 @@ static bool allocate(struct model *model)
 }
 
 /* Small normal numbers; those that add to the residual stream are smaller the more layers do so. */
-static void draw_parameters(struct model *model, uint64_t seed)
+static void draw_parameters(const struct model *model, uint64_t seed, float *at)
 {
     const double deviation = 0.02;
     double into_stream = deviation / sqrt(2.0 * (double)model->layers);
     struct rng rng;
     rng_init(&rng, seed);
-    float *at = model->parameters;
     for (size_t t = 0; t < MODEL_TENSORS; t++) {
         enum model_tensor tensor = (enum model_tensor)t;
         size_t count = model->counts[t] * (per_layer(tensor) ? model->layers : 1);
@@ -208,6 +212,19 @@ static void draw_parameters(struct model *model, uint64_t seed)
         }
         at += count;
     }
+}
+
+static bool set_parameters(struct model *model, uint64_t seed)
+{
+    size_t bytes = model->parameter_count * sizeof(float);
+    float *drawn = malloc(bytes);
+    if (drawn == NULL) {
+        return false;
+    }
+    draw_parameters(model, seed, drawn);
+    model->ops->upload(model->device, model->parameters, drawn, bytes);
+    free(drawn);
+    return true;
 }
 
 static struct layer_norm norm1_of(
@@ -267,11 +284,9 @@ static struct layer_linear head_of(
         model->channels, MODEL_VOCABULARY};
 }
 
-static void add_to(float *sum, const float *other, size_t count)
+static struct layer_embedding embedding_of(const struct model *model)
 {
-    for (size_t i = 0; i < count; i++) {
-        sum[i] += other[i];
-    }
+    return (struct layer_embedding){model->tokens, model->rows, model->context, model->channels};
 }
 
 /* stream += attention(norm1(stream)); stream += mlp(norm2(stream)) */
@@ -283,25 +298,25 @@ static bool layer_forward(struct model *model, size_t index)
     size_t stream = model->rows * model->channels;
 
     struct layer_norm norm1 = norm1_of(model, &w, act);
-    layer_norm_forward(&norm1, act->norm1);
+    model->ops->norm_forward(model->device, &norm1, act->norm1);
     struct layer_linear qkv = qkv_of(model, &w, act);
-    layer_linear_forward(&qkv, shared->qkv);
+    model->ops->linear_forward(model->device, &qkv, shared->qkv);
     if (!attention_forward(model->attention, index)) {
         return false;
     }
     struct layer_linear out = out_of(model, &w, shared->out);
-    layer_linear_forward(&out, act->middle);
-    add_to(act->middle, act->in, stream);
+    model->ops->linear_forward(model->device, &out, act->middle);
+    model->ops->add(model->device, act->middle, act->in, stream);
 
     struct layer_norm norm2 = norm2_of(model, &w, act);
-    layer_norm_forward(&norm2, act->norm2);
+    model->ops->norm_forward(model->device, &norm2, act->norm2);
     struct layer_linear up = up_of(model, &w, act);
-    layer_linear_forward(&up, act->hidden);
-    layer_gelu_forward(act->hidden, act->slope, MLP_FACTOR * stream);
+    model->ops->linear_forward(model->device, &up, act->hidden);
+    model->ops->gelu_forward(model->device, act->hidden, act->slope, MLP_FACTOR * stream);
     struct layer_linear down = down_of(model, &w, act);
     float *next = model->layer[index + 1].in;
-    layer_linear_forward(&down, next);
-    add_to(next, act->middle, stream);
+    model->ops->linear_forward(model->device, &down, next);
+    model->ops->add(model->device, next, act->middle, stream);
     return true;
 }
 
@@ -311,17 +326,17 @@ static void mlp_backward(struct model *model, size_t index)
     struct weights d = weights_of(model, model->gradient, index);
     struct activations *act = &model->layer[index];
     struct layer_linear down = down_of(model, &w, act);
-    layer_linear_input_gradient(&down, model->dstream, model->dhidden);
-    layer_linear_weight_gradient(
-        &down, model->dstream, d.tensor[MODEL_DOWN_WEIGHT], d.tensor[MODEL_DOWN_BIAS]);
-    layer_gelu_backward(model->dhidden, act->slope, down.rows * down.inputs);
+    model->ops->linear_input(model->device, &down, model->dstream, model->dhidden);
+    model->ops->linear_parameters(model->device, &down, model->dstream, d.tensor[MODEL_DOWN_WEIGHT],
+        d.tensor[MODEL_DOWN_BIAS]);
+    model->ops->gelu_backward(model->device, model->dhidden, act->slope, down.rows * down.inputs);
     struct layer_linear up = up_of(model, &w, act);
-    layer_linear_input_gradient(&up, model->dhidden, model->dnorm);
-    layer_linear_weight_gradient(
-        &up, model->dhidden, d.tensor[MODEL_UP_WEIGHT], d.tensor[MODEL_UP_BIAS]);
+    model->ops->linear_input(model->device, &up, model->dhidden, model->dnorm);
+    model->ops->linear_parameters(
+        model->device, &up, model->dhidden, d.tensor[MODEL_UP_WEIGHT], d.tensor[MODEL_UP_BIAS]);
     struct layer_norm norm2 = norm2_of(model, &w, act);
-    layer_norm_backward(&norm2, model->dnorm, model->dstream, d.tensor[MODEL_NORM2_GAIN],
-        d.tensor[MODEL_NORM2_BIAS]);
+    model->ops->norm_backward(model->device, &norm2, model->dnorm, model->dstream,
+        d.tensor[MODEL_NORM2_GAIN], d.tensor[MODEL_NORM2_BIAS]);
 }
 
 /* While the daemon works on dqkv, this process makes the gradient of the matrix after attention. */
@@ -332,22 +347,23 @@ static bool attention_part_backward(struct model *model, size_t index)
     struct activations *act = &model->layer[index];
     const struct attention_layer *shared = attention_get_layer(model->attention, index);
     struct layer_linear out = out_of(model, &w, shared->out);
-    layer_linear_input_gradient(&out, model->dstream, attention_dout(model->attention));
+    model->ops->linear_input(model->device, &out, model->dstream, attention_dout(model->attention));
     if (!attention_backward_begin(model->attention, index)) {
         return false;
     }
-    layer_linear_weight_gradient(
-        &out, model->dstream, d.tensor[MODEL_OUT_WEIGHT], d.tensor[MODEL_OUT_BIAS]);
+    model->ops->linear_parameters(
+        model->device, &out, model->dstream, d.tensor[MODEL_OUT_WEIGHT], d.tensor[MODEL_OUT_BIAS]);
     if (!attention_backward_end(model->attention)) {
         return false;
     }
     const float *dqkv = attention_dqkv(model->attention);
     struct layer_linear qkv = qkv_of(model, &w, act);
-    layer_linear_input_gradient(&qkv, dqkv, model->dnorm);
-    layer_linear_weight_gradient(&qkv, dqkv, d.tensor[MODEL_QKV_WEIGHT], d.tensor[MODEL_QKV_BIAS]);
+    model->ops->linear_input(model->device, &qkv, dqkv, model->dnorm);
+    model->ops->linear_parameters(
+        model->device, &qkv, dqkv, d.tensor[MODEL_QKV_WEIGHT], d.tensor[MODEL_QKV_BIAS]);
     struct layer_norm norm1 = norm1_of(model, &w, act);
-    layer_norm_backward(&norm1, model->dnorm, model->dstream, d.tensor[MODEL_NORM1_GAIN],
-        d.tensor[MODEL_NORM1_BIAS]);
+    model->ops->norm_backward(model->device, &norm1, model->dnorm, model->dstream,
+        d.tensor[MODEL_NORM1_GAIN], d.tensor[MODEL_NORM1_BIAS]);
     return true;
 }
 
@@ -357,12 +373,13 @@ static void head_backward(struct model *model)
     struct weights d = weights_of(model, model->gradient, 0);
     struct activations *last = &model->layer[model->layers];
     struct layer_linear head = head_of(model, &w, last);
-    layer_linear_input_gradient(&head, model->logits, model->dnorm);
-    layer_linear_weight_gradient(&head, model->logits, d.tensor[MODEL_HEAD_WEIGHT], NULL);
+    model->ops->linear_input(model->device, &head, model->logits, model->dnorm);
+    model->ops->linear_parameters(
+        model->device, &head, model->logits, d.tensor[MODEL_HEAD_WEIGHT], NULL);
     struct layer_norm norm = final_norm_of(model, &w, last);
-    memset(model->dstream, 0, model->rows * model->channels * sizeof(float));
-    layer_norm_backward(&norm, model->dnorm, model->dstream, d.tensor[MODEL_FINAL_GAIN],
-        d.tensor[MODEL_FINAL_BIAS]);
+    model->ops->zero(model->device, model->dstream, model->rows * model->channels);
+    model->ops->norm_backward(model->device, &norm, model->dnorm, model->dstream,
+        d.tensor[MODEL_FINAL_GAIN], d.tensor[MODEL_FINAL_BIAS]);
 }
 
 struct model *model_create(struct attention *attention, size_t layers, uint64_t seed)
@@ -373,16 +390,17 @@ struct model *model_create(struct attention *attention, size_t layers, uint64_t 
     }
     const struct attention_shape *shape = attention_get_shape(attention);
     model->attention = attention;
+    model->device = attention_get_device(attention);
+    model->ops = model->device->ops;
     model->layers = layers;
     model->context = shape->seqlen;
     model->rows = shape->batch * shape->seqlen;
     model->channels = attention_out_width(shape);
     count_parameters(model);
-    if (!allocate(model)) {
+    if (!allocate(model) || !set_parameters(model, seed)) {
         model_destroy(model);
         return NULL;
     }
-    draw_parameters(model, seed);
     return model;
 }
 
@@ -391,9 +409,10 @@ void model_destroy(struct model *model)
     if (model == NULL) {
         return;
     }
-    free(model->parameters);
-    free(model->gradient);
-    free(model->memory);
+    model->ops->release(model->device, model->parameters);
+    model->ops->release(model->device, model->gradient);
+    model->ops->release(model->device, model->memory);
+    model->ops->release(model->device, model->tokens);
     free(model->layer);
     free(model);
 }
@@ -439,9 +458,11 @@ struct model_span model_span(const struct model *model, size_t index)
 bool model_forward(struct model *model, const uint8_t *tokens, const uint8_t *targets, double *loss)
 {
     struct weights w = weights_of(model, model->parameters, 0);
-    struct layer_embedding embedding = {tokens, model->rows, model->context, model->channels};
-    layer_embedding_forward(&embedding, w.tensor[MODEL_TOKEN_TABLE], w.tensor[MODEL_POSITION_TABLE],
-        model->layer[0].in);
+    struct layer_embedding embedding = embedding_of(model);
+    model->ops->upload(model->device, model->tokens, tokens, model->rows);
+    model->ops->upload(model->device, model->tokens + model->rows, targets, model->rows);
+    model->ops->embedding_forward(model->device, &embedding, w.tensor[MODEL_TOKEN_TABLE],
+        w.tensor[MODEL_POSITION_TABLE], model->layer[0].in);
     for (size_t i = 0; i < model->layers; i++) {
         if (!layer_forward(model, i)) {
             return false;
@@ -449,16 +470,17 @@ bool model_forward(struct model *model, const uint8_t *tokens, const uint8_t *ta
     }
     struct activations *last = &model->layer[model->layers];
     struct layer_norm norm = final_norm_of(model, &w, last);
-    layer_norm_forward(&norm, last->norm1);
+    model->ops->norm_forward(model->device, &norm, last->norm1);
     struct layer_linear head = head_of(model, &w, last);
-    layer_linear_forward(&head, model->logits);
-    *loss = layer_cross_entropy(model->logits, targets, model->rows, MODEL_VOCABULARY);
-    return true;
+    model->ops->linear_forward(model->device, &head, model->logits);
+    return model->ops->cross_entropy(model->device, model->logits, model->tokens + model->rows,
+               model->rows, MODEL_VOCABULARY, loss) &&
+           attention_settle(model->attention);
 }
 
-bool model_backward(struct model *model, const uint8_t *tokens)
+bool model_backward(struct model *model)
 {
-    memset(model->gradient, 0, model->parameter_count * sizeof(float));
+    model->ops->zero(model->device, model->gradient, model->parameter_count);
     head_backward(model);
     for (size_t i = model->layers; i-- > 0;) {
         mlp_backward(model, i);
@@ -467,8 +489,8 @@ bool model_backward(struct model *model, const uint8_t *tokens)
         }
     }
     struct weights d = weights_of(model, model->gradient, 0);
-    struct layer_embedding embedding = {tokens, model->rows, model->context, model->channels};
-    layer_embedding_backward(
-        &embedding, model->dstream, d.tensor[MODEL_TOKEN_TABLE], d.tensor[MODEL_POSITION_TABLE]);
+    struct layer_embedding embedding = embedding_of(model);
+    model->ops->embedding_backward(model->device, &embedding, model->dstream,
+        d.tensor[MODEL_TOKEN_TABLE], d.tensor[MODEL_POSITION_TABLE]);
     return true;
 }

@@ -1,7 +1,8 @@
 /*
  * A small GPT over bytes: token and position embeddings, pre-norm blocks of causal attention with
  * grouped query heads and an MLP, a final norm and an output projection; all gradients by hand.
- * Owns parameters, gradients and activations; attention is borrowed from the caller. One thread.
+ * Owns parameters, gradients and activations, all in the memory of attention's device; attention is
+ * borrowed from the caller. One thread.
  */
 #pragma once
 
@@ -61,9 +62,9 @@ size_t model_span_count(const struct model *model);
 struct model_span model_span(const struct model *model, size_t index);
 
 /* Mean cross-entropy of predicting targets from tokens, both (batch, context), in nats.
- * false: attention failed, and attention_error() says why. */
+ * false: attention or the device failed, and attention_error() says why. */
 bool model_forward(
     struct model *model, const uint8_t *tokens, const uint8_t *targets, double *loss);
 
-/* Gradient of the last forward's loss, for the same tokens, once after each forward. */
-bool model_backward(struct model *model, const uint8_t *tokens);
+/* Gradient of the last forward's loss, once after each forward. */
+bool model_backward(struct model *model);

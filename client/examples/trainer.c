@@ -3,6 +3,7 @@
  */
 #include "adamw.h"
 #include "attention.h"
+#include "device.h"
 #include "exact.h"
 #include "model.h"
 #include "report.h"
@@ -10,11 +11,11 @@
 #include "text.h"
 
 #include <argp.h>
-#include <cblas.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -38,6 +39,7 @@ struct settings {
     double learning_rate;
     unsigned long seed;
     unsigned long check_every;
+    bool narrow;
 };
 
 struct training {
@@ -46,14 +48,23 @@ struct training {
     struct text_batch batch;
     struct text_batch held_out;
     struct rng rng;
+    struct device *device;
     struct attention *attention;
     struct model *model;
     struct exact *exact;
     struct adamw adamw;
 };
 
+#ifdef TRAINER_CUDA
+static const bool ON_GPU = true;
+#else
+static const bool ON_GPU = false;
+#endif
+
 static const struct argp_option OPTIONS[] = {
-    {"address", 'a', "DIR", 0, "The daemon's directory ($ATTND_ADDRESS, else /run/attnd/cpu)", 0},
+    {"address", 'a', "DIR", 0, "The daemon's directory ($ATTND_ADDRESS, else the device's)", 0},
+    {"type", 'y', "TYPE", 0,
+        "Of attention's tensors: float32 (on the CPU alone, the usual one there) or bfloat16", 0},
     {"text", 't', "FILE", 0, "What to learn (/usr/share/common-licenses/GPL-3)", 0},
     {"steps", 'n', "N", 0, "Steps of training (60)", 0},
     {"learning-rate", 'l', "X", 0, "Peak learning rate (0.002)", 0},
@@ -93,6 +104,16 @@ static void parse_rate(struct argp_state *state, const char *arg, double *value)
     *value = number;
 }
 
+static void parse_type(struct argp_state *state, const char *arg, bool *narrow)
+{
+    bool bfloat16 = strcmp(arg, "bfloat16") == 0;
+    if (!bfloat16 && (ON_GPU || strcmp(arg, "float32") != 0)) {
+        argp_error(
+            state, "--type is '%s'; it must be %sbfloat16", arg, ON_GPU ? "" : "float32 or ");
+    }
+    *narrow = bfloat16;
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
     struct settings *settings = state->input;
@@ -114,6 +135,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case 'c':
         parse_unsigned(state, "check-every", arg, &settings->check_every);
+        return 0;
+    case 'y':
+        parse_type(state, arg, &settings->narrow);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -152,24 +176,39 @@ static uint64_t fresh_seed(void)
     return seed;
 }
 
+static bool prepare_device(struct training *training)
+{
+#ifdef TRAINER_CUDA
+    char error[DEVICE_ERROR_BYTES];
+    training->device = device_cuda_open(error);
+    return training->device != NULL || complain(error);
+#else
+    training->device = device_cpu_open();
+    return training->device != NULL || complain("no memory for the device");
+#endif
+}
+
 static bool prepare_model(struct training *training)
 {
     const struct settings *settings = &training->settings;
-    const struct attention_shape shape = {
-        .batch = BATCH,
-        .seqlen = TEXT_CONTEXT,
-        .heads_q = HEADS_Q,
-        .heads_kv = HEADS_KV,
-        .head_dim = HEAD_DIM,
+    const struct attention_setup setup = {
+        .address = settings->address,
+        .shape = {.batch = BATCH,
+            .seqlen = TEXT_CONTEXT,
+            .heads_q = HEADS_Q,
+            .heads_kv = HEADS_KV,
+            .head_dim = HEAD_DIM},
+        .layers = LAYERS,
+        .narrow = settings->narrow,
     };
-    if (!attention_open(&training->attention, settings->address, &shape, LAYERS)) {
+    if (!attention_open(&training->attention, training->device, &setup)) {
         return complain(training->attention != NULL ? attention_error(training->attention)
                                                     : "no memory for attention");
     }
     training->model = model_create(training->attention, LAYERS, settings->seed);
     training->exact = exact_create(training->attention, settings->check_every, fresh_seed());
     if (training->model == NULL || training->exact == NULL ||
-        !adamw_init(&training->adamw, model_parameter_count(training->model))) {
+        !adamw_init(&training->adamw, training->device, model_parameter_count(training->model))) {
         return complain("no memory for the model");
     }
     rng_init(&training->rng, settings->seed);
@@ -185,17 +224,21 @@ static float rate_at(const struct settings *settings, long step)
     return (float)(settings->learning_rate * warm_up * (0.55 + 0.45 * cos(pi * done)));
 }
 
-static void move_parameters(struct training *training, long step)
+static bool move_parameters(struct training *training, long step)
 {
     const struct model *model = training->model;
     const float *gradient = model_gradient(model);
-    struct adamw_step move = adamw_begin(
-        &training->adamw, gradient, rate_at(&training->settings, step), LONGEST_GRADIENT);
+    struct adamw_step move;
+    if (!adamw_begin(&training->adamw, gradient, model_parameter_count(model),
+            rate_at(&training->settings, step), LONGEST_GRADIENT, &move)) {
+        return false;
+    }
     for (size_t i = 0; i < model_span_count(model); i++) {
         struct model_span span = model_span(model, i);
         struct adamw_piece piece = {span.first, span.count, span.matrix ? WEIGHT_DECAY : 0.0F};
         adamw_move(&training->adamw, &move, &piece, gradient, model_parameters(model));
     }
+    return true;
 }
 
 static bool evaluate(struct training *training, double *loss)
@@ -213,10 +256,9 @@ static bool train_step(struct training *training, long step)
     };
     text_draw_training(&training->text, &training->rng, batch);
     if (!model_forward(training->model, batch->tokens, batch->targets, &report.loss) ||
-        !model_backward(training->model, batch->tokens)) {
+        !model_backward(training->model) || !move_parameters(training, step)) {
         return false;
     }
-    move_parameters(training, step);
     report_print_step(stdout, &report);
     return true;
 }
@@ -253,6 +295,9 @@ static void finish(struct training *training)
     adamw_finish(&training->adamw);
     model_destroy(training->model);
     attention_close(training->attention);
+    if (training->device != NULL) {
+        training->device->ops->close(training->device);
+    }
     text_batch_finish(&training->batch);
     text_batch_finish(&training->held_out);
     text_finish(&training->text);
@@ -261,7 +306,7 @@ static void finish(struct training *training)
 static bool run(struct training *training)
 {
     struct report_result result;
-    if (!prepare_text(training) || !prepare_model(training)) {
+    if (!prepare_text(training) || !prepare_device(training) || !prepare_model(training)) {
         finish(training);
         return false;
     }
@@ -288,9 +333,9 @@ int main(int argc, char **argv)
             .steps = 60,
             .learning_rate = 0.002,
             .seed = 1,
-            .check_every = 25},
+            .check_every = 25,
+            .narrow = ON_GPU},
     };
     argp_parse(&parser, argc, argv, 0, NULL, &training.settings);
-    openblas_set_num_threads(1); /* many trainers share the machine */
     return run(&training) ? EXIT_SUCCESS : EXIT_FAILURE;
 }
