@@ -45,6 +45,24 @@ enum attnd_status chain_enqueue(const struct chain *chain)
     return ATTND_OK;
 }
 
+bool chain_is_sound(const struct set *set)
+{
+    enum { SAMPLE = 4096 };
+
+    uint16_t values[3 * SAMPLE];
+    size_t count = set->count < SAMPLE ? set->count : SAMPLE;
+    size_t bytes = count * sizeof *values;
+    CU(cudaMemcpy(values, set_data(set, SET_Q), bytes, cudaMemcpyDeviceToHost));
+    CU(cudaMemcpy(values + count, set_data(set, SET_K), bytes, cudaMemcpyDeviceToHost));
+    CU(cudaMemcpy(values + 2 * count, set_data(set, SET_V), bytes, cudaMemcpyDeviceToHost));
+    for (size_t i = 0; i < 3 * count; i++) {
+        if ((values[i] & 0x7fff) > 0x3f80) { /* beyond 1, infinite or NaN */
+            return false;
+        }
+    }
+    return true;
+}
+
 bool chain_agrees(const struct chain *chain, enum attnd_status *status)
 {
     struct chain slow = *chain;
@@ -61,7 +79,8 @@ bool chain_agrees(const struct chain *chain, enum attnd_status *status)
     }
     CU(cudaStreamSynchronize(chain->stream));
     size_t bytes = 3 * set.pitch; /* q, k and v */
-    bool same = work_differences(chain->set->memory, set.memory, bytes) == 0;
+    bool same =
+        work_differences(chain->set->memory, set.memory, bytes) == 0 && chain_is_sound(&set);
     set_free(&set);
     return same && *status == ATTND_OK;
 }

@@ -24,6 +24,10 @@ struct chain {
 /* Fills the set and enqueues everything. Ends at the first call that fails, with its status. */
 enum attnd_status chain_enqueue(const struct chain *chain);
 
-/* Runs the chain stream-ordered and in lockstep, waits for both. Says whether the last inputs are the
- * same bits; *status is the first failure. Needs memory for another set. */
+/* Whether inputs that a chain left are numbers, as they are if no call read or left a ruined result.
+ * Waits for the device. */
+bool chain_is_sound(const struct set *set);
+
+/* Runs the chain stream-ordered and in lockstep, waits for both. Says whether the last inputs are sound
+ * and the same bits; *status is the first failure. Needs memory for another set. */
 bool chain_agrees(const struct chain *chain, enum attnd_status *status);

@@ -73,6 +73,7 @@ static void many_streams(void)
         const struct chain chain = {client, &alone, streams[i], i, CALLS, true, true};
         OK(chain_enqueue(&chain));
         CU(cudaDeviceSynchronize());
+        CHECK(chain_is_sound(&alone));
         CHECK(work_differences(sets[i].memory, alone.memory, 3 * alone.pitch) == 0);
     }
     attnd_close(client);
