@@ -1,14 +1,11 @@
 #include "backend.h"
 
-#include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 
 #include "pool.h"
-#include "sealed.h"
+#include "shared_memory.h"
 #include "thread.h"
 
 /*
@@ -20,8 +17,6 @@
 
 /* Only until the first groups have been measured. */
 #define FIRST_GUESS_FLOPS_PER_WORKER 1e10
-
-#define UNMAP_BYTES (UINT64_C(16) << 20) /* at a time */
 
 struct cpu {
     struct backend backend;
@@ -38,33 +33,18 @@ static struct cpu *cpu_of(struct backend *backend)
 static bool map_region(struct backend *backend, const struct backend_offer *offer, void **base,
     struct wire_error *error)
 {
-    uint64_t bytes = offer->bytes;
     (void)backend;
     if (offer->kind != WIRE_MEMORY_SHM) {
         return wire_fail(error, WIRE_UNSUPPORTED_MEMORY,
             "kind: this daemon computes on the processor and can't reach a GPU's memory");
     }
-    if (!sealed_check(offer->fd, bytes, error)) {
-        return false;
-    }
-    void *mapped = sealed_map(offer->fd, bytes);
-    if (mapped == NULL) {
-        return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
-            "bytes: a region of %" PRIu64 " can't be mapped: %s", bytes, strerrordesc_np(errno));
-    }
-    *base = mapped;
-    return true;
+    return shared_memory_map(offer, base, error);
 }
 
 static void unmap_region(struct backend *backend, void *base, uint64_t bytes)
 {
     (void)backend;
-    /* Whoever maps something waits while pages are let go, so it is done in small parts. */
-    for (uint64_t at = 0; at < bytes; at += UNMAP_BYTES) {
-        uint64_t left = bytes - at;
-        (void)madvise((char *)base + at, left < UNMAP_BYTES ? left : UNMAP_BYTES, MADV_DONTNEED);
-    }
-    munmap(base, bytes);
+    shared_memory_unmap(base, bytes);
 }
 
 static bool is_ours(const struct attn_family *family)

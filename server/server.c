@@ -14,8 +14,10 @@
 #include <uv.h>
 
 #include "backend.h"
+#include "device.h"
 #include "door.h"
 #include "engine.h"
+#include "fatal.h"
 #include "gate.h"
 #include "home.h"
 #include "log.h"
@@ -190,15 +192,16 @@ static bool start_engine(struct server *server)
     return server->requests != NULL;
 }
 
-/* The families of this device, for the log. */
-static void name_families(enum attn_device device, char *names, size_t size)
+/* The families that the device can run, for the log. */
+static void name_families(const struct backend *backend, char *names, size_t size)
 {
     size_t used = 0;
 
     names[0] = '\0';
     for (size_t i = 0; i < attn_family_count() && used < size; i++) {
         const struct attn_family *family = attn_family_at(i);
-        if (attn_family_device(family) == device) {
+        if ((int)attn_family_device(family) == (int)backend->device_kind &&
+            attn_family_capability(family) <= backend->facts.capability) {
             used += (size_t)snprintf(
                 names + used, size - used, "%s%s", used > 0 ? "," : "", attn_family_name(family));
         }
@@ -210,7 +213,7 @@ static void log_start(const struct server *server)
     const struct config *config = server->config;
     char families[128];
 
-    name_families((enum attn_device)server->backend->device_kind, families, sizeof(families));
+    name_families(server->backend, families, sizeof(families));
     log_info("attnd %s ready: directory=%s device=\"%s\" families=%s max-sessions=%" PRIu64
              " in-flight=%" PRIu64 " region-bytes=%" PRIu64 " workspace=%" PRIu64,
         ATTND_VERSION, config->directory, server->backend->device_name, families,
@@ -218,22 +221,27 @@ static void log_start(const struct server *server)
         server->backend->workspace_bytes);
 }
 
-/* false: `what` could not be had. */
+/* false: `what` could not be had; NULL: that has been said. */
 static bool start(struct server *server, const char **what)
 {
     const struct config *config = server->config;
+    struct wire_error error;
 
     *what = "descriptors";
     if (!open_door(server)) {
         return false;
     }
-    *what = "threads or memory for the device";
-    server->backend = backend_cpu_create((unsigned)config->threads, config->workspace_bytes);
+    server->backend = device_open(config, &error);
+    if (server->backend == NULL) {
+        log_error("cannot start, device %s: %s", config->device, error.detail);
+        *what = NULL;
+        return false;
+    }
+    *what = "threads";
     server->mapper = worker_create("attnd-mapper", wake, &server->wake);
     server->unmapper = worker_create("attnd-unmapper", wake, &server->wake);
     server->closer = worker_create("attnd-closer", NULL, NULL);
-    if (server->backend == NULL || server->mapper == NULL || server->unmapper == NULL ||
-        server->closer == NULL) {
+    if (server->mapper == NULL || server->unmapper == NULL || server->closer == NULL) {
         return false;
     }
     *what = "threads or memory for the engine";
@@ -264,6 +272,7 @@ static void run(struct server *server)
 static _Noreturn void leave(struct server *server)
 {
     home_close(&server->home);
+    fatal_wait();
     _exit(EXIT_FAILURE);
 }
 
@@ -324,7 +333,7 @@ static int serve(struct server *server)
         if (server->gives_up) {
             leave(server);
         }
-    } else {
+    } else if (what != NULL) {
         log_error("cannot start, %s: %s", what, strerrordesc_np(errno));
     }
     finish(server);
