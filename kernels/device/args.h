@@ -12,6 +12,9 @@
 /* As many as the 32,764 bytes of a kernel's parameters have room for. */
 #define DEVICE_MAX_ITEMS 32
 
+/* Positions in a sequence, and sums of two of them, are numbers of 32 bits. */
+#define DEVICE_LONGEST 1000000000
+
 /* What of the score arithmetic a kernel has: what a problem does not use costs it nothing, or hardly. */
 enum score_kind {
     SCORE_PLAIN,   /* scale (more than 0) and mask */

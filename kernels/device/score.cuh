@@ -23,10 +23,11 @@
 struct score_head {
     float scale; /* of products; log2(e) included unless there is a softcap */
     float softcap;
-    float slope;  /* log2(e) included */
-    int64_t off;  /* what the diagonal is shifted by */
-    int64_t left; /* -1: unbounded */
-    int64_t right;
+    float slope; /* log2(e) included */
+    int32_t off; /* what the diagonal is shifted by */
+    /* Query i sees the keys from i + low on and before i + high, as far as there are any. */
+    int32_t low;
+    int32_t high;
     int32_t queries;
     int32_t keys;
     const char *bias; /* of query 0 and key 0; NULL: none */
@@ -38,6 +39,15 @@ struct score_head {
     struct philox_stream dropout;
 };
 
+/* Sums that are cut to what sequences have room for, so that sums with positions have room as well. */
+PTX_FUNCTION int32_t score_reach(int64_t off, int64_t window)
+{
+    int64_t widest = 2 * (int64_t)DEVICE_LONGEST;
+    int64_t sum = off + (window < -widest ? -widest : window > widest ? widest : window);
+    int64_t most = DEVICE_LONGEST;
+    return (int32_t)(sum < -most ? -most : sum > most ? most : sum);
+}
+
 PTX_FUNCTION struct score_head score_head_of(
     const struct attn_problem &problem, int32_t batch, int32_t head, int32_t queries, int32_t keys)
 {
@@ -45,11 +55,11 @@ PTX_FUNCTION struct score_head score_head_of(
     bool capped = problem.softcap > 0;
     score.softcap = capped ? problem.softcap * SCORE_LOG2E : 0.0F;
     score.scale = capped ? problem.scale / problem.softcap : problem.scale * SCORE_LOG2E;
-    score.off = problem.alignment == ATTN_BOTTOM_RIGHT ? (int64_t)keys - queries : 0;
-    /* Wider windows hide nothing; cut to this, sums with them have room. */
-    int64_t widest = (int64_t)queries + keys;
-    score.left = problem.window_left < widest ? problem.window_left : widest;
-    score.right = problem.window_right < widest ? problem.window_right : widest;
+    score.off = problem.alignment == ATTN_BOTTOM_RIGHT ? keys - queries : 0;
+    score.low =
+        problem.window_left < 0 ? -DEVICE_LONGEST : score_reach(score.off, -problem.window_left);
+    score.high = problem.window_right < 0 ? DEVICE_LONGEST
+                                          : score_reach(score.off + 1, problem.window_right);
     score.queries = queries;
     score.keys = keys;
     score.slope = 0.0F;
@@ -80,39 +90,39 @@ PTX_FUNCTION struct score_head score_head_of(
 
 /* -- which keys a query sees --------------------------------------------------------------------- */
 
-/* The first key that query i sees, and the one behind the last; none if the second is not greater. */
-PTX_FUNCTION int32_t score_first_key(const struct score_head &score, int64_t i)
+PTX_FUNCTION int32_t score_clamp(int32_t position, int32_t end)
 {
-    int64_t first = score.left < 0 ? 0 : i + score.off - score.left;
-    return (int32_t)(first < 0 ? 0 : first > score.keys ? score.keys : first);
+    return position < 0 ? 0 : position > end ? end : position;
 }
 
-PTX_FUNCTION int32_t score_end_key(const struct score_head &score, int64_t i)
+/* The first key that query i sees, and the one behind the last; none if the second is not greater. */
+PTX_FUNCTION int32_t score_first_key(const struct score_head &score, int32_t i)
 {
-    int64_t end = score.right < 0 ? score.keys : i + score.off + score.right + 1;
-    return (int32_t)(end < 0 ? 0 : end > score.keys ? score.keys : end);
+    return score_clamp(i + score.low, score.keys);
+}
+
+PTX_FUNCTION int32_t score_end_key(const struct score_head &score, int32_t i)
+{
+    return score_clamp(i + score.high, score.keys);
 }
 
 /* The same for the queries that key j is seen by. */
-PTX_FUNCTION int32_t score_first_query(const struct score_head &score, int64_t j)
+PTX_FUNCTION int32_t score_first_query(const struct score_head &score, int32_t j)
 {
-    int64_t first = score.right < 0 ? 0 : j - score.off - score.right;
-    return (int32_t)(first < 0 ? 0 : first > score.queries ? score.queries : first);
+    return score_clamp(j - score.high + 1, score.queries);
 }
 
-PTX_FUNCTION int32_t score_end_query(const struct score_head &score, int64_t j)
+PTX_FUNCTION int32_t score_end_query(const struct score_head &score, int32_t j)
 {
-    int64_t end = score.left < 0 ? score.queries : j - score.off + score.left + 1;
-    return (int32_t)(end < 0 ? 0 : end > score.queries ? score.queries : end);
+    return score_clamp(j - score.low + 1, score.queries);
 }
 
 /* Whether all of rows x columns from (row, column) on exists and is visible: no mask is needed. */
 PTX_FUNCTION bool score_sees_all(
     const struct score_head &score, int32_t row, int32_t rows, int32_t column, int32_t columns)
 {
-    return (int64_t)row + rows <= score.queries &&
-           (int64_t)column + columns <= score_end_key(score, row) &&
-           column >= score_first_key(score, (int64_t)row + rows - 1);
+    return row + rows <= score.queries && column + columns <= score_end_key(score, row) &&
+           column >= score_first_key(score, row + rows - 1);
 }
 
 /* -- scores -------------------------------------------------------------------------------------- */
@@ -176,7 +186,7 @@ PTX_FUNCTION void score_make(const struct score_head &score, int32_t row, int32_
                         x += SCORE_LOG2E * score_bias_at<Bf16>(score, i, j);
                     }
                     if (Kind == SCORE_GENERAL && score.slope != 0.0F) {
-                        int64_t distance = (int64_t)i + score.off - j;
+                        int32_t distance = i + score.off - j;
                         x -= score.slope * (float)(distance < 0 ? -distance : distance);
                     }
                     s[m][n][e] = visible ? x : -infinity;

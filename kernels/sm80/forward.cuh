@@ -16,6 +16,21 @@
 #include "device/score.cuh"
 #include "device/tile.cuh"
 
+/* A block's part of a problem. It is in shared memory, from where parts of it are read when they are
+ * needed: accumulators leave no registers for it. */
+struct forward_block {
+    const struct attn_problem *problem;
+    struct lengths_sequence queries;
+    int32_t head;
+    int32_t row; /* first query; -1: nothing to do */
+    int32_t first_step;
+    int32_t last_step; /* less than the first: no key is seen */
+    struct score_head score;
+    struct tile_rows q; /* from the first query on */
+    struct tile_rows k;
+    struct tile_rows v;
+};
+
 /* Sizes depend on the kernel alone, so that a result's bits do not depend on what it is launched with. */
 template <int Width, enum score_kind Kind>
 struct forward_shape {
@@ -29,7 +44,8 @@ struct forward_shape {
         queries;
     typedef struct tile<keys, Width>
         places;
-    static const int shared_bytes = queries::bytes + 2 * places::bytes;
+    static const int tiles_bytes = queries::bytes + 2 * places::bytes;
+    static const int shared_bytes = tiles_bytes + (int)sizeof(struct forward_block);
 };
 
 /* What a row's softmax has seen: its greatest score, and the sum of exponentials relative to that. */
@@ -37,16 +53,6 @@ template <int M>
 struct forward_state {
     float highest[M][2];
     float sum[M][2];
-};
-
-/* A block's part of the problem. */
-struct forward_block {
-    const struct attn_problem *problem;
-    struct lengths_sequence queries;
-    struct lengths_sequence keys;
-    int32_t batch;
-    int32_t head;
-    int32_t row; /* first query */
 };
 
 template <bool Bf16>
@@ -65,10 +71,30 @@ PTX_FUNCTION uint32_t forward_pack(float low, float high)
     return Bf16 ? ptx_pack_bf16(low, high) : ptx_pack_fp16(low, high);
 }
 
+/* Which keys' steps the block makes, and where its tensors are. */
+PTX_FUNCTION void forward_block_fill(struct forward_block &block, int32_t batch, int32_t rows,
+    int32_t keys_of_step, struct lengths_sequence keys)
+{
+    const struct attn_problem &problem = *block.problem;
+    struct lengths_sequence queries = block.queries;
+    int32_t left = queries.length - block.row;
+    int32_t last = block.row + (left < rows ? left : rows) - 1;
+    int32_t head_kv = block.head / (problem.heads_q / problem.heads_kv);
+    block.score = score_head_of(problem, batch, block.head, queries.length, keys.length);
+    block.first_step = score_first_key(block.score, block.row) / keys_of_step;
+    block.last_step = (score_end_key(block.score, last) + keys_of_step - 1) / keys_of_step - 1;
+    block.q = tile_rows_of(
+        problem.q, queries.batch, queries.first + block.row, block.head, left, problem.head_dim_qk);
+    block.k =
+        tile_rows_of(problem.k, keys.batch, keys.first, head_kv, keys.length, problem.head_dim_qk);
+    block.v =
+        tile_rows_of(problem.v, keys.batch, keys.first, head_kv, keys.length, problem.head_dim_v);
+}
+
 /* Tiles of a problem: all blocks of rows of a kv head, and for each of them the heads that share it, so
  * that neighbours read the same keys. Within a sequence the last rows, which see the most, come first. */
-PTX_FUNCTION bool forward_block_of(
-    struct forward_block &block, const struct device_place &place, int32_t rows)
+PTX_FUNCTION void forward_block_init(struct forward_block &block, const struct device_place &place,
+    int32_t rows, int32_t keys_of_step)
 {
     const struct attn_problem *problem = &place.item->problem;
     const char *workspace = place.item->workspace;
@@ -77,16 +103,15 @@ PTX_FUNCTION bool forward_block_of(
     int64_t number = (int64_t)place.tile / shared_by;
     struct lengths_place at =
         lengths_place_of(problem, workspace, LENGTHS_QUERIES, rows, number % blocks);
-    if (at.batch < 0) {
-        return false;
+    block.row = -1;
+    if (at.batch >= 0) {
+        block.problem = problem;
+        block.queries = lengths_sequence_of(problem, workspace, LENGTHS_QUERIES, at.batch);
+        block.head = (int32_t)(number / blocks * shared_by + (int64_t)place.tile % shared_by);
+        block.row = (block.queries.length - 1) / rows * rows - at.row;
+        forward_block_fill(block, at.batch, rows, keys_of_step,
+            lengths_sequence_of(problem, workspace, LENGTHS_KEYS, at.batch));
     }
-    block.problem = problem;
-    block.queries = lengths_sequence_of(problem, workspace, LENGTHS_QUERIES, at.batch);
-    block.keys = lengths_sequence_of(problem, workspace, LENGTHS_KEYS, at.batch);
-    block.batch = at.batch;
-    block.head = (int32_t)(number / blocks * shared_by + (int64_t)place.tile % shared_by);
-    block.row = (block.queries.length - 1) / rows * rows - at.row;
-    return true;
 }
 
 /* s = Q K^T, for the warp's rows. */
@@ -211,55 +236,45 @@ PTX_FUNCTION void forward_score(const struct score_head &score, int32_t block_ro
 
 /* The keys' steps, from the last to the first; none leaves all at 0 and -inf. */
 template <int Width, enum score_kind Kind, bool Bf16, int M, int D>
-PTX_FUNCTION void forward_steps(const struct forward_block &block, const struct score_head &score,
-    float (&out)[M][D][4], struct forward_state<M> &state)
+PTX_FUNCTION void forward_steps(
+    const struct forward_block &block, float (&out)[M][D][4], struct forward_state<M> &state)
 {
     typedef struct forward_shape<Width, Kind> shape;
-    const struct attn_problem &problem = *block.problem;
     char *queries = ptx_shared_memory();
     char *keys = queries + shape::queries::bytes;
     char *values = keys + shape::places::bytes;
     int32_t warp_row = (int32_t)(ptx_thread() / 32) * 16 * M;
     uint32_t warp_queries =
         ptx_shared_address(queries) + (uint32_t)(warp_row * shape::queries::row_bytes);
-    int32_t last =
-        block.row + shape::rows < score.queries ? block.row + shape::rows : score.queries;
-    int32_t first_step = score_first_key(score, block.row) / shape::keys;
-    int32_t step = (score_end_key(score, last - 1) + shape::keys - 1) / shape::keys - 1;
-    if (step < first_step) {
+    int32_t step = block.last_step;
+    if (step < block.first_step) {
         return;
     }
-    int32_t head = block.head / (problem.heads_q / problem.heads_kv);
-    struct tile_rows k = tile_rows_of(problem.k, block.keys.batch, block.keys.first, head,
-        block.keys.length, problem.head_dim_qk);
-    struct tile_rows v = tile_rows_of(
-        problem.v, block.keys.batch, block.keys.first, head, block.keys.length, problem.head_dim_v);
-    tile_load<shape::rows, Width, shape::threads>(
-        queries, tile_rows_of(problem.q, block.queries.batch, block.queries.first + block.row,
-                     block.head, block.queries.length - block.row, problem.head_dim_qk));
-    tile_load<shape::keys, Width, shape::threads>(keys, tile_rows_from(k, step * shape::keys));
+    tile_load<shape::rows, Width, shape::threads>(queries, block.q);
+    tile_load<shape::keys, Width, shape::threads>(
+        keys, tile_rows_from(block.k, step * shape::keys));
     ptx_copy_commit();
 #pragma unroll 1
-    for (; step >= first_step; step--) {
+    for (; step >= block.first_step; step--) {
         float s[M][shape::n][4];
         int32_t column = step * shape::keys;
         ptx_copy_wait<0>();
         ptx_barrier(); /* K is there, and nobody reads the last V any more */
-        tile_load<shape::keys, Width, shape::threads>(values, tile_rows_from(v, column));
+        tile_load<shape::keys, Width, shape::threads>(values, tile_rows_from(block.v, column));
         ptx_copy_commit();
         forward_products<Width, Kind, Bf16>(warp_queries, ptx_shared_address(keys), s);
         ptx_copy_wait<0>();
         ptx_barrier(); /* V is there, and nobody reads K any more */
-        if (step > first_step) {
+        if (step > block.first_step) {
             tile_load<shape::keys, Width, shape::threads>(
-                keys, tile_rows_from(k, column - shape::keys));
+                keys, tile_rows_from(block.k, column - shape::keys));
             ptx_copy_commit();
         }
-        forward_score<Kind, Bf16, shape::keys, shape::rows>(
-            score, block.row, block.row + warp_row, column, s);
-        forward_soften(Kind == SCORE_PLAIN ? score.scale : 1.0F, s, out, state);
-        if (Kind == SCORE_GENERAL && score.threshold > 0) {
-            score_drop(score, block.row + warp_row, column, s);
+        int32_t row = block.row + warp_row;
+        forward_score<Kind, Bf16, shape::keys, shape::rows>(block.score, block.row, row, column, s);
+        forward_soften(Kind == SCORE_PLAIN ? block.score.scale : 1.0F, s, out, state);
+        if (Kind == SCORE_GENERAL && block.score.threshold > 0) {
+            score_drop(block.score, row, column, s);
         }
         forward_gather<Width, Kind, Bf16>(ptx_shared_address(values), s, out);
     }
@@ -344,12 +359,15 @@ static __global__ void __launch_bounds__(forward_shape<Width, Kind>::threads)
     forward_run(const __grid_constant__ struct device_group group)
 {
     typedef struct forward_shape<Width, Kind> shape;
-    struct forward_block block;
-    if (!forward_block_of(block, device_place_of(group, ptx_block()), shape::rows)) {
+    struct forward_block &block =
+        *(struct forward_block *)(void *)(ptx_shared_memory() + shape::tiles_bytes);
+    if (ptx_thread() == 0) {
+        forward_block_init(block, device_place_of(group, ptx_block()), shape::rows, shape::keys);
+    }
+    ptx_barrier(); /* the block's part is there */
+    if (block.row < 0) {
         return;
     }
-    struct score_head score = score_head_of(
-        *block.problem, block.batch, block.head, block.queries.length, block.keys.length);
     struct forward_state<shape::m> state;
     float out[shape::m][shape::d][4];
 #pragma unroll
@@ -361,10 +379,10 @@ static __global__ void __launch_bounds__(forward_shape<Width, Kind>::threads)
             out[m][d][0] = out[m][d][1] = out[m][d][2] = out[m][d][3] = 0.0F;
         }
     }
-    forward_steps<Width, Kind, Bf16>(block, score, out, state);
+    forward_steps<Width, Kind, Bf16>(block, out, state);
     int32_t warp_row = (int32_t)(ptx_thread() / 32) * 16 * shape::m;
-    forward_divide(block, warp_row, Kind == SCORE_PLAIN ? score.scale : 1.0F,
-        Kind == SCORE_GENERAL ? score.kept_scale : 1.0F, out, state);
+    forward_divide(block, warp_row, Kind == SCORE_PLAIN ? block.score.scale : 1.0F,
+        Kind == SCORE_GENERAL ? block.score.kept_scale : 1.0F, out, state);
     forward_store<Width, Kind, Bf16>(block, warp_row, out);
 }
 

@@ -12,9 +12,6 @@
 
 #include <limits.h>
 
-/* So that positions in a sequence, and their differences, are 32-bit numbers. */
-#define LONGEST (INT64_C(1) << 30)
-
 /* What one launch of a kernel holds; a copy of it is the kernel's parameter. */
 struct batch {
     const struct sm80_kernel *kernel;
@@ -37,8 +34,8 @@ static const char *sm80_unsupported(
     if (problem->dtype == ATTN_FP32) {
         return "fp32 is not computed on GPUs";
     }
-    if (problem->seqlen_q > LONGEST || problem->seqlen_k > LONGEST) {
-        return "seqlen_q or seqlen_k is beyond 1073741824, the longest on GPUs";
+    if (problem->seqlen_q > DEVICE_LONGEST || problem->seqlen_k > DEVICE_LONGEST) {
+        return "seqlen_q or seqlen_k is beyond 1000000000, the longest on GPUs";
     }
     if ((int64_t)problem->batch * problem->heads_q > INT32_MAX) {
         return "batch times heads_q is beyond 2147483647, the most on GPUs";

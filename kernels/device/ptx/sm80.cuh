@@ -136,6 +136,14 @@ PTX_FUNCTION float ptx_exp2(float x)
     return y;
 }
 
+/* The same number, of which the compiler does not know that: what is computed from it is computed
+ * anew each time, and not kept in registers meanwhile. */
+PTX_FUNCTION uint32_t ptx_opaque(uint32_t x)
+{
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 /* The greater one; a NaN only of two. */
 PTX_FUNCTION float ptx_maximum(float x, float y)
 {
