@@ -272,16 +272,24 @@ static struct region *introduce(struct attnd *client, struct wire_gate_request *
     return region;
 }
 
-/* Where the run of mapped pieces begins that this one is part of. */
-static uint64_t begin_of_run(const struct attnd *client, int ordinal, uint64_t base)
+/* Where the run of mapped pieces begins that this one is part of, or where the known region ends that
+ * the run continues: *known. */
+static uint64_t begin_of_run(
+    const struct attnd *client, int ordinal, uint64_t base, struct region **known)
 {
     uint64_t before;
     uint64_t bytes;
     struct driver_memory memory;
-    while (driver_range(&client->driver, base - 1, &before, &bytes) && before + bytes == base &&
-           driver_describe(&client->driver, before, &memory) && memory.ordinal == ordinal &&
-           !memory.is_pooled && driver_is_mapped(&client->driver, before)) {
-        base = before;
+    *known = NULL;
+    while (!*known && driver_range(&client->driver, base - 1, &before, &bytes) &&
+           before + bytes == base && driver_describe(&client->driver, before, &memory) &&
+           memory.ordinal == ordinal && driver_is_mapped(&client->driver, before)) {
+        struct region *region = region_find(&client->devices.table, before);
+        if (region && end_of(region) == base && is_alive(client, region, begin_of(region), base)) {
+            *known = region;
+        } else {
+            base = before;
+        }
     }
     return base;
 }
@@ -297,13 +305,18 @@ static uint64_t reserve_of(
     return reserve < bytes ? bytes : reserve;
 }
 
+/* Or the region that this memory continues. */
 static struct region *introduce_mapped(
     struct attnd *client, const struct wanted *wanted, uint64_t base, struct wire_error *error)
 {
     struct wire_gate_request request = {
         .kind = WIRE_GATE_ADD_REGION, .memory = WIRE_MEMORY_CUDA_VMM};
     struct driver_memory memory = {0};
-    uint64_t begin = begin_of_run(client, wanted->ordinal, base);
+    struct region *known;
+    uint64_t begin = begin_of_run(client, wanted->ordinal, base, &known);
+    if (known) {
+        return known;
+    }
     int fd = driver_export(&client->driver, begin);
     if (fd < 0) {
         (void)fail(error, UNSUPPORTED_MEMORY,

@@ -421,10 +421,15 @@ void client_case_place(struct client_case *made, void *memory)
     made->options.seqlens_k = given[WIRE_SEQLENS_K];
 }
 
+void client_case_run(struct client_case *made)
+{
+    run(made, made->shape.direction == ATTND_FORWARD ? ATTN_FORWARD : ATTN_BACKWARD);
+}
+
 bool client_case_equal(struct client_case *made)
 {
     bool equal = true;
-    run(made, made->shape.direction == ATTND_FORWARD ? ATTN_FORWARD : ATTN_BACKWARD);
+    client_case_run(made);
     for (enum wire_role role = WIRE_Q; role < WIRE_ROLE_END; role++) {
         if (memcmp(client_case_twin(made, role), made->memory + made->offset[role],
                 tensor_bytes(made, role)) != 0) {

@@ -58,6 +58,9 @@ void client_case_finish(struct client_case *made);
 /* Computes the forward of a backward call, copies the twin to the memory, and describes the request. */
 void client_case_place(struct client_case *made, void *memory);
 
+/* Runs the kernels on the twin. */
+void client_case_run(struct client_case *made);
+
 /* Runs the kernels on the twin, and says whether the memory is the same now. */
 bool client_case_equal(struct client_case *made);
 

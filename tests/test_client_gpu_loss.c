@@ -1,0 +1,156 @@
+/* libattnd when the daemon of its device has gone: streams go on, everybody is told, nothing hangs. */
+#include <criterion/criterion.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "client.h"
+#include "clock.h"
+#include "gpu_case.h"
+
+#define SECONDS CLOCK_SECOND_NS
+
+static void start(void)
+{
+    gpu_start(NULL);
+}
+
+static void stop(void)
+{
+    cr_expect(daemon_stop(&gpu_daemon));
+}
+
+TestSuite(client_gpu_loss, .init = start, .fini = stop, .timeout = 60);
+
+static void kill_daemon(void)
+{
+    (void)daemon_end(&gpu_daemon, SIGKILL);
+}
+
+static bool is_idle(void *stream)
+{
+    return fake_cuda_is_idle(stream);
+}
+
+static bool is_lost(void *unused)
+{
+    (void)unused;
+    return loss_happened(&gpu_client->loss);
+}
+
+static void close_client(int64_t within_ns)
+{
+    int64_t begin = clock_now_ns();
+    attnd_close(gpu_client);
+    cr_expect_lt(clock_now_ns() - begin, within_ns);
+}
+
+Test(client_gpu_loss, streams_that_wait_for_it_go_on)
+{
+    struct client_case *made = gpu_call(NULL);
+    void *stream[20];
+    attnd_ticket ticket;
+    attnd_ticket good;
+    OK(gpu_submit(made, NULL, &good));
+    OK(attnd_wait(gpu_client, good, ATTND_FOREVER));
+    (void)kill(gpu_daemon.pid, SIGSTOP);
+    for (int i = 0; i < 20; i++) {
+        stream[i] = fake_cuda_stream();
+        OK(gpu_submit(made, stream[i], &ticket));
+        OK(gpu_submit(made, stream[i], &ticket));
+    }
+    (void)usleep(50000);
+    cr_expect_not(fake_cuda_is_idle(stream[0]));
+    kill_daemon();
+    for (int i = 0; i < 20; i++) {
+        cr_expect(gpu_eventually(is_idle, stream[i]), "stream %d waits", i);
+    }
+    gpu_expect(attnd_wait(gpu_client, ticket, ATTND_FOREVER), ATTND_DISCONNECTED, "gone");
+    gpu_expect(gpu_submit(made, stream[0], NULL), ATTND_DISCONNECTED, "gone");
+    gpu_expect(attnd_trim(gpu_client, ATTND_FOREVER), ATTND_DISCONNECTED, "gone");
+    gpu_expect(attnd_lane_reset(gpu_client, NULL), ATTND_DISCONNECTED, "gone");
+    OK(attnd_wait(gpu_client, good, 0));
+    close_client(SECONDS);
+    cr_expect_eq(fake_cuda_registered(), 0);
+    gpu_finish_call(made, true);
+}
+
+Test(client_gpu_loss, a_stream_that_comes_late_does_not_wait_either)
+{
+    static struct gpu_gate gate;
+    struct client_case *made = gpu_call(NULL);
+    void *stream = fake_cuda_stream();
+    attnd_ticket ticket;
+    fake_cuda_launch(stream, gpu_hold, &gate);
+    OK(gpu_submit(made, stream, &ticket));
+    kill_daemon();
+    gpu_expect(attnd_wait(gpu_client, ticket, ATTND_FOREVER), ATTND_DISCONNECTED, "gone");
+    /* The last words of the daemon's device. */
+    for (unsigned lane = 0; lane < PAGE_LANES; lane++) {
+        atomic_store(&gpu_client->page->lane[lane].done, 0);
+    }
+    (void)usleep(50000);
+    atomic_store(&gate.open, true);
+    cr_expect(gpu_eventually(is_idle, stream));
+    close_client(SECONDS);
+    cr_expect_eq(fake_cuda_registered(), 0);
+    gpu_finish_call(made, true);
+}
+
+Test(client_gpu_loss, closing_does_not_wait_for_a_stream_for_ever)
+{
+    static struct gpu_gate gate;
+    struct client_case *made = gpu_call(NULL);
+    void *stream = fake_cuda_stream();
+    gpu_client->timeout_ns = SECONDS / 5;
+    fake_cuda_launch(stream, gpu_hold, &gate);
+    OK(gpu_submit(made, stream, NULL));
+    kill_daemon();
+    cr_expect(gpu_eventually(is_lost, NULL));
+    close_client(SECONDS);
+    atomic_store(&gate.open, true);
+    cr_expect(gpu_eventually(is_idle, stream), "what it looks at is still there");
+    gpu_finish_call(made, true);
+}
+
+static void *submit_all_the_time(void *context)
+{
+    void *stream = context;
+    enum attnd_status status = ATTND_OK;
+    struct client_case *made = gpu_call(NULL);
+    (void)cuCtxPushCurrent_v2(fake_cuda_context(0, true));
+    while (status == ATTND_OK) {
+        status = gpu_submit(made, stream, NULL);
+    }
+    cr_expect_eq(status, ATTND_DISCONNECTED, "%s", attnd_message());
+    return NULL;
+}
+
+Test(client_gpu_loss, whoever_submits_meanwhile_is_told_and_waits_for_nothing)
+{
+    pthread_t thread[4];
+    void *stream[4];
+    for (int i = 0; i < 4; i++) {
+        stream[i] = fake_cuda_stream();
+        cr_assert_eq(pthread_create(&thread[i], NULL, submit_all_the_time, stream[i]), 0);
+    }
+    (void)usleep(200000);
+    kill_daemon();
+    for (int i = 0; i < 4; i++) {
+        (void)pthread_join(thread[i], NULL);
+        cr_expect(gpu_eventually(is_idle, stream[i]));
+    }
+    close_client(SECONDS);
+    cr_expect_eq(fake_cuda_registered(), 0);
+}
+
+Test(client_gpu_loss, memory_that_is_freed_meanwhile_harms_nobody)
+{
+    struct client_case *made = gpu_call(NULL);
+    gpu_run(made, NULL);
+    kill_daemon();
+    gpu_finish_call(made, true);
+    (void)usleep(300000);
+    close_client(SECONDS);
+}
