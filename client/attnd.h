@@ -8,6 +8,9 @@
  *     attnd_forward(client, NULL, &q, &k, &v, &out, &lse, &options, &ticket);
  *     attnd_wait(client, ticket, ATTND_FOREVER);
  *
+ * With tensors on a GPU nobody needs to wait: the call takes its place in a CUDA stream, behind the
+ * kernels that make its inputs and before those that read its outputs.
+ *
  * Errors. Every function that can fail returns an enum attnd_status; attnd_message() then gives a
  * sentence about this thread's last failure, naming the argument at fault. The library never prints,
  * never ends the process, and after attnd_close() leaves no thread, descriptor or mapping behind.
@@ -16,17 +19,22 @@
  * run beside attnd_close(). After fork() the child may only close the client that it inherited;
  * every other call there returns ATTND_FORKED.
  *
- * Memory. Tensors belong to the caller. From the submission until the ticket has ended they must
- * stay allocated, inputs unchanged and outputs unread. Descriptions (DLTensor, options, requests)
- * are read during the call only.
+ * Memory. Tensors belong to the caller. From the submission until the ticket has ended, or the stream
+ * has come past it, they must stay allocated, inputs unchanged and outputs unread. Descriptions
+ * (DLTensor, options, requests) are read during the call only.
+ *
+ * CUDA. The library uses the driver that the program has loaded (libcuda.so.1, 12.0 or newer), and loads
+ * none. Tensors of a GPU need a daemon of that GPU.
  *
  * Versions. Structs begin with their own size. A program built with an older header leaves newer
  * members at their defaults; one built with a newer header may use an older library as long as the
  * members that it does not know are zero (else ATTND_UNSUPPORTED).
  *
  * The daemon's end. A client whose daemon has gone stays so: every call but attnd_close(), attnd_free()
- * and attnd_wait() for what had ended returns ATTND_DISCONNECTED, within a second or two. Any call that
- * asks the daemon returns ATTND_TIMED_OUT if it does not answer within the client's timeout_ns.
+ * and attnd_wait() for what had ended returns ATTND_DISCONNECTED, within a second or two. CUDA streams
+ * that wait for the daemon then go on; the outputs of what had not ended are undefined, which
+ * attnd_wait() tells. Any call that asks the daemon returns ATTND_TIMED_OUT if it does not answer within
+ * the client's timeout_ns.
  */
 #ifndef ATTND_H
 #define ATTND_H
@@ -87,12 +95,14 @@ struct attnd; /* one connection to one daemon */
 
 struct attnd_open_options {
     size_t size;         /* sizeof(struct attnd_open_options) */
-    const char *address; /* the daemon's directory; NULL: $ATTND_ADDRESS, else /run/attnd/cpu */
+    const char *address; /* the daemon's directory; NULL: see attnd_open() */
     const char *name;    /* shown to operators, at most 63 bytes; NULL: the program's name */
     int64_t timeout_ns;  /* for connecting and for each later exchange with the daemon; 0: 5 s */
 };
 
 /* Connects to the daemon. options may be NULL. On success the caller owns *client.
+ * Where no address is given it is $ATTND_ADDRESS; without that, if a CUDA context is current, the daemon
+ * in one of /run/attnd/'s directories whose GPU is that context's, by its UUID; else /run/attnd/cpu.
  * ATTND_DISCONNECTED: nobody answers there; ATTND_PERMISSION_DENIED; ATTND_VERSION_MISMATCH;
  * ATTND_RESOURCE_EXHAUSTED: the daemon has as many clients as it may, or the process no descriptors
  * left; ATTND_UNSUPPORTED: the daemon's device shares no memory with this library; ATTND_DRAINING. */
@@ -101,14 +111,16 @@ ATTND_API enum attnd_status attnd_open(
 
 /* Waits for all submitted requests, then ends the connection and releases everything, also memory
  * from attnd_alloc(). Accepts NULL. In a child of fork() it waits for nothing and leaves the parent's
- * connection alone; descriptors of the message socket then stay open until exec or exit. */
+ * connection alone; descriptors of the message socket then stay open until exec or exit. If the daemon
+ * has gone it waits timeout_ns at most for CUDA streams to come past their waits; for the device of those
+ * that do not, two small mappings stay behind. */
 ATTND_API void attnd_close(struct attnd *client);
 
 /* ---- Memory -------------------------------------------------------------------------------- */
 
-/* Zeroed memory that the daemon reads and writes in place, aligned to a page. One piece may hold many
- * tensors; a client may have some hundreds of pieces, so put many into one. Tensors in any other host
- * memory are copied in and out, which makes their call block until it has ended, all but lengths.
+/* Zeroed host memory that the daemon reads and writes in place, aligned to a page. One piece may hold
+ * many tensors; a client may have some hundreds of pieces, so put many into one. Tensors in any other
+ * host memory are copied in and out, which makes their call block until it has ended, all but lengths.
  * bytes may be 0. ATTND_RESOURCE_EXHAUSTED: over the daemon's limits or the machine's memory. A piece
  * whose call timed out may count in the daemon until the client's next attnd_alloc() or attnd_free(). */
 ATTND_API enum attnd_status attnd_alloc(
@@ -116,6 +128,24 @@ ATTND_API enum attnd_status attnd_alloc(
 
 /* Gives memory from attnd_alloc() back; waits for requests of this client that use it. Accepts NULL. */
 ATTND_API void attnd_free(struct attnd *client, void *memory);
+
+/*
+ * Device memory needs no call: the library registers the allocation that a tensor lies in when it first
+ * meets it, for all tensors there. Tensors may lie anywhere in
+ *     memory from cudaMalloc(), also as divided by PyTorch's and other allocators, and
+ *     memory of the virtual memory API (cuMemMap(); PyTorch's expandable_segments) that was created with
+ *     CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR. A tensor may span its pieces.
+ * Other memory cannot be shared with another process: ATTND_UNSUPPORTED_MEMORY names it (pools of
+ * cudaMallocAsync(), managed memory, memory of the virtual memory API that cannot be exported).
+ *
+ * What the daemon has mapped is not free, even if the program has freed it. The library looks for freed
+ * memory ten times a second, and at every use, and has the daemon unmap it. Who cannot wait for that,
+ * having got no memory from CUDA, calls attnd_trim() and tries again.
+ */
+
+/* Has all device memory unmapped that no unfinished request uses, and returns when it is, at most after
+ * timeout_ns: ATTND_TIMED_OUT. It is registered again when a tensor in it is used. */
+ATTND_API enum attnd_status attnd_trim(struct attnd *client, int64_t timeout_ns) ATTND_MUST_CHECK;
 
 /* ---- Requests ------------------------------------------------------------------------------ */
 
@@ -165,10 +195,10 @@ enum attnd_alignment {
  * sequence, between, before or behind them, are padding: no input's value there matters, not even a
  * NaN, and every output there is 0 (lse: -inf). Elements of dbias beyond a sequence's lengths are 0.
  *
- * Lengths lie in any host memory. In memory from attnd_alloc() they are read while the request runs,
- * like any tensor, and what is out of order or out of range is cut to what is left of the rows. In any
- * other memory the call reads them before it returns, without waiting for the request, and refuses
- * what would be cut.
+ * Lengths lie in host memory or, if the other tensors do, on the GPU. In memory from attnd_alloc() and on
+ * the GPU they are read while the request runs, like any tensor, and what is out of order or out of range
+ * is cut to what is left of the rows. In any other memory the call reads them before it returns, without
+ * waiting for the request, and refuses what would be cut.
  */
 struct attnd_options {
     size_t size;                    /* sizeof(struct attnd_options) */
@@ -214,12 +244,17 @@ struct attnd_options {
  *     dbias, dslopes, dsinks: as bias, slopes and sinks of the options
  *
  * heads_kv divides heads_q. head_dim and head_dim_v are from 1 to 256; any other extent may be 0. All
- * are of one dtype, float16, bfloat16 or (on the CPU) float32, except where another is given. lse and
- * slopes may have any last stride. Strides of extents 0 and 1 mean nothing; stride 0 and negative
- * strides are for inputs only. The parts of a packed qkv are three tensors with its strides.
+ * are of one dtype, except where another is given: float16, bfloat16 or, if the daemon computes on the
+ * CPU, float32. lse and slopes may have any last stride. Strides of extents 0 and 1 mean nothing; stride
+ * 0 and negative strides are for inputs only. The parts of a packed qkv are three tensors with its
+ * strides.
  *
  * No output may overlap another tensor of the call, unless both have equal strides and take disjoint
  * parts, as dq, dk and dv of one packed tensor do.
+ *
+ * All tensors of a submission but lengths lie on one side: in host memory (kDLCPU, kDLCUDAHost), or on
+ * the daemon's GPU (kDLCUDA; device_id is CUDA's number of it in this process). A daemon on a GPU takes
+ * both, one on the CPU host memory alone.
  */
 struct attnd_request {
     size_t size; /* sizeof(struct attnd_request) */
@@ -251,13 +286,31 @@ typedef uint64_t attnd_ticket;
  *
  * `stream` names an ordered sequence of this client: a submission starts after all earlier ones with
  * the same stream have ended, so that it may read what they wrote. Different streams do not wait for
- * each other. For host tensors it is any pointer value, NULL being a stream like any other. At most
- * 31 streams can have unfinished requests at a time; a stream holds at most 64 of them. Past these
- * and the daemon's own limit of requests in flight the call blocks until there is room; a call that
- * has waited for a tenth of a second is not overtaken by later ones any more.
+ * each other. At most 31 streams can have unfinished requests at a time; a stream holds at most 64 of
+ * them. Past these and the daemon's own limit of requests in flight the call blocks until there is
+ * room; a call that has waited for a tenth of a second is not overtaken by later ones any more.
  *
- * A submission with tensors other than lengths outside of attnd_alloc() memory returns when it has
- * ended; how it ended is what attnd_wait() then says at once.
+ * Host tensors: `stream` is any pointer value, NULL being a stream like any other. A submission with
+ * tensors other than lengths outside of attnd_alloc() memory returns when it has ended; how it ended is
+ * what attnd_wait() then says at once.
+ *
+ * Tensors on the GPU: `stream` is a CUstream or cudaStream_t, NULL the legacy default stream (who compiles
+ * for per-thread ones passes cudaStreamPerThread). The submission starts when the stream has done what it
+ * was given before, and what it is given afterwards starts when the submission has ended. The call never
+ * waits for the device, except for room as above: a stream that waits for something else may fill the
+ * daemon's limit, and the client's other streams then block as well. It does wait for the daemon where a
+ * shape or an allocation is new. All streams of a client are of one CUDA context. One that is being
+ * captured is refused before anything happens (ATTND_UNSUPPORTED), and its capture goes on.
+ *     A failure poisons the stream, for what comes after it would compute with outputs that nobody wrote:
+ * submissions of the stream that are under way end with ATTND_LANE_POISONED, later ones are refused with
+ * it and the sentence of the first failure, until attnd_lane_reset(). The program's own kernels in the
+ * stream go on and see undefined outputs. A poisoned stream stays one of the 31; reset it before it is
+ * destroyed.
+ *     A stream that waits for the daemon takes one of the process's hardware channels. With more than 7
+ * waiting at a time (3 under MPS) none of its other streams runs; with CUDA_DEVICE_MAX_CONNECTIONS=32 in
+ * the environment it is more than 31. Set that where more than a few streams use the daemon.
+ *     ATTND_DEVICE_FAULT from the call itself: the stream took no work, as after a fault of the program's
+ * own kernels. The requests may have run all the same, and have ended.
  *
  * ticket may be NULL if nobody will wait for it alone; written only on success.
  */
@@ -312,21 +365,19 @@ ATTND_API enum attnd_status attnd_backward_qkvpacked(struct attnd *client, void 
 #define ATTND_FOREVER INT64_C(-1)
 
 /*
- * Waits until the submission has ended and its outputs are complete, at most timeout_ns (0: only
- * looks). Returns its status: ATTND_OK, or why the first of its requests that failed did so (the
- * outputs of those that failed are then undefined). ATTND_TIMED_OUT leaves the ticket valid. The
- * answer to a ticket stays the same however often it is asked, as long as it is one of the last 64 of
+ * Waits until the submission, on a CUDA stream or not, has ended and its outputs are complete, at most
+ * timeout_ns (0: only looks). Returns its status: ATTND_OK, or why the first of its requests that failed
+ * did so (the outputs of those that failed are then undefined). ATTND_TIMED_OUT leaves the ticket valid.
+ * The answer to a ticket stays the same however often it is asked, as long as it is one of the last 64 of
  * its stream or did not fail; of failures the last 256 are remembered. The daemon's sentence comes a
  * moment behind the status: a call whose time is over by then only says that the request failed.
  */
 ATTND_API enum attnd_status attnd_wait(
     struct attnd *client, attnd_ticket ticket, int64_t timeout_ns) ATTND_MUST_CHECK;
 
-/* Lets a CUDA stream go on behind a request that failed. */
+/* Lets a CUDA stream go on behind a failure: what was submitted before may still fail for it, what is
+ * submitted from now on is not refused for it any more. For other streams it does nothing. */
 ATTND_API enum attnd_status attnd_lane_reset(struct attnd *client, void *stream) ATTND_MUST_CHECK;
-
-/* Releases all idle device memory. */
-ATTND_API enum attnd_status attnd_trim(struct attnd *client, int64_t timeout_ns) ATTND_MUST_CHECK;
 
 /* ---- Statistics ---------------------------------------------------------------------------- */
 
@@ -336,7 +387,7 @@ struct attnd_counters {
     uint64_t groups;   /* groups of requests run together that held at least one of these */
     uint64_t
         group_members; /* over all requests, the size of the group each ran in; / requests: mean */
-    uint64_t regions;  /* pieces of shared memory, now */
+    uint64_t regions;  /* pieces of memory that the daemon has mapped, now */
     uint64_t region_bytes; /* their size, now */
     uint64_t plans;        /* registered shapes, now */
     uint64_t in_flight;    /* accepted and not ended, now */
