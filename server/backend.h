@@ -104,6 +104,7 @@ struct backend {
     uint8_t device_uuid[WIRE_UUID_BYTES]; /* zeroes for the processor */
     unsigned max_groups;                  /* that may run at a time: submit is not called beyond */
     double flops_per_second;              /* a first guess for estimating how long a group runs */
+    double flops_per_byte;                /* what touching memory costs, as if it were computing */
     double max_tile_flops; /* the most that one tile may take: whatever runs next waits for it */
     struct backend_facts facts;
     void *workspace; /* memory for the kernels' scratch, 64-byte aligned, of the device */

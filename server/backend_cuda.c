@@ -22,6 +22,9 @@
 /* Only until the first groups have been measured. */
 #define FIRST_GUESS_FLOPS_PER_PROCESSOR 1e12
 
+/* What the kernels compute while a byte comes from the GPU's memory. */
+#define FLOPS_PER_BYTE 80
+
 /* Nothing cuts a tile, and one processor of the device works on it: about a second. */
 #define MAX_TILE_FLOPS 0x1p40
 
@@ -327,6 +330,7 @@ static void describe(struct cuda *cuda)
     memcpy(backend->device_uuid, device->uuid, sizeof(backend->device_uuid));
     backend->max_groups = MAX_GROUPS;
     backend->flops_per_second = FIRST_GUESS_FLOPS_PER_PROCESSOR * device->processors;
+    backend->flops_per_byte = FLOPS_PER_BYTE;
     backend->max_tile_flops = MAX_TILE_FLOPS;
     memcpy(backend->facts.driver, device->driver_version, sizeof(backend->facts.driver));
     backend->facts.mps = device->mps;

@@ -118,6 +118,19 @@ static bool parse_size(const struct config_option *option, struct config *config
     return true;
 }
 
+/* 0 leaves it to the daemon. */
+static bool parse_optional_size(const struct config_option *option, struct config *config,
+    const char *text, char message[CONFIG_MESSAGE_BYTES])
+{
+    const uint64_t none = 0;
+
+    if (strcmp(text, "0") != 0) {
+        return parse_size(option, config, text, message);
+    }
+    memcpy(field_of(option, config), &none, sizeof(none));
+    return true;
+}
+
 static bool parse_level(const struct config_option *option, struct config *config, const char *text,
     char message[CONFIG_MESSAGE_BYTES])
 {
@@ -257,12 +270,14 @@ static const struct config_option options[] = {
         FIELD(in_flight), 1, 4096},
     {"limits", "max-plans", "N", "Shapes that a client may register (256)", parse_number,
         FIELD(max_plans), 1, 65536},
-    {"limits", "max-regions", "N", "Pieces of shared memory of a client (256)", parse_number,
+    {"limits", "max-regions", "N", "Regions of memory that a client shares (256)", parse_number,
         FIELD(max_regions), 1, 65536},
-    {"limits", "region-bytes", "SIZE", "Shared memory of a client (16G)", parse_size,
+    {"limits", "region-bytes", "SIZE",
+        "Memory that a client shares; 0 (the default): 16G, with a GPU 256G", parse_optional_size,
         FIELD(region_bytes), 4096, 1024 * TIB},
-    {"limits", "region-bytes-per-uid", "SIZE", "Shared memory of all clients of a user (64G)",
-        parse_size, FIELD(region_bytes_per_uid), 4096, 1024 * TIB},
+    {"limits", "region-bytes-per-uid", "SIZE",
+        "Memory that all clients of a user share; 0 (the default): 64G, with a GPU 1T",
+        parse_optional_size, FIELD(region_bytes_per_uid), 4096, 1024 * TIB},
     {"limits", "workspace", "SIZE",
         "Scratch memory of all requests that run at a time, on the device (256M)", parse_size,
         FIELD(workspace_bytes), 64 * KIB, 1024 * TIB},
@@ -353,8 +368,6 @@ void config_init(struct config *config)
         .in_flight = 64,
         .max_plans = 256,
         .max_regions = 256,
-        .region_bytes = 16 * GIB,
-        .region_bytes_per_uid = 64 * GIB,
         .workspace_bytes = 256 * MIB,
     };
 }
@@ -397,7 +410,7 @@ bool config_check(const struct config *config, char message[CONFIG_MESSAGE_BYTES
             config->max_sessions, config->in_flight, MAX_IN_FLIGHT);
         return false;
     }
-    if (config->region_bytes > config->region_bytes_per_uid) {
+    if (config->region_bytes_per_uid != 0 && config->region_bytes > config->region_bytes_per_uid) {
         (void)snprintf(message, CONFIG_MESSAGE_BYTES,
             "region-bytes (%" PRIu64 ") is more than region-bytes-per-uid (%" PRIu64 ")",
             config->region_bytes, config->region_bytes_per_uid);

@@ -33,9 +33,9 @@ struct config {
     uint64_t in_flight; /* the rest: per session, unless the name says otherwise */
     uint64_t max_plans;
     uint64_t max_regions;
-    uint64_t region_bytes;
-    uint64_t region_bytes_per_uid;
-    uint64_t workspace_bytes; /* of all requests that run at a time */
+    uint64_t region_bytes;         /* 0: as much as suits the device */
+    uint64_t region_bytes_per_uid; /* 0: likewise */
+    uint64_t workspace_bytes;      /* of all requests that run at a time */
 
     struct config_ids allow_uids; /* both empty: the group of the directory */
     struct config_ids allow_gids;

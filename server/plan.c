@@ -11,10 +11,6 @@
 #define BLOCK_ROWS 64
 #define PANEL_ROWS 16 /* to whose multiples they pad rows and head dims */
 
-/* Clearing and reading memory, against the rate of a core at matrix products: that of the memory is
- * about an eighth of it in bytes, less for pages touched first. */
-#define FLOPS_PER_BYTE 8
-
 /* Tiles of a plan are charged alike though they are not: none with less than this part of the longest,
  * lest a launch of many be many times longer than estimated. */
 #define LEAST_PART_OF_LONGEST 0.0625
@@ -248,7 +244,7 @@ static double tensor_bytes(const struct plan *plan)
  * block's and a part of the longest tile's, and what touching its memory costs. Never 0, so nothing
  * escapes being sliced; the engine measures what a unit of it takes.
  */
-static double cost_of(const struct plan *plan, double longest_tile)
+static double cost_of(const struct plan *plan, double longest_tile, double flops_per_byte)
 {
     const struct attn_problem *problem = &plan->problem;
     double per_score = score_flops(plan);
@@ -263,7 +259,7 @@ static double cost_of(const struct plan *plan, double longest_tile)
         padding *= rows / queries;
     }
     return attn_flops(plan->direction, problem) * padding + (double)plan->tiles * least +
-           tensor_bytes(plan) * FLOPS_PER_BYTE;
+           tensor_bytes(plan) * flops_per_byte;
 }
 
 /* Everything that the kernels know about a problem before it has addresses. */
@@ -290,7 +286,7 @@ static bool judge(struct plan *plan, struct backend *backend, struct wire_error 
             "waits for more than %.3g: shorten the sequences or windows",
             TILE_ROWS, longest_tile, backend->max_tile_flops);
     }
-    plan->flops = cost_of(plan, longest_tile);
+    plan->flops = cost_of(plan, longest_tile, backend->flops_per_byte);
     plan->group_key = attn_group_key(plan->family, plan->direction, &plan->problem);
     return true;
 }

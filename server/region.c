@@ -6,9 +6,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* Address space is not memory, but there is an end to it as well: 2^47 bytes, for all users. */
-#define RESERVE_PER_BYTE 32
-
 /* A region's mapping or extending. */
 struct change {
     struct worker_task task; /* first */
@@ -52,7 +49,7 @@ static void leave_set(struct region *region)
     struct region_set *set = region->set;
 
     set->count--;
-    set->bytes -= region->charge;
+    set->bytes -= region->counted;
     set->dropped -= region->dropped;
     list_remove(&region->node);
     region->set = NULL;
@@ -66,7 +63,7 @@ static void let_go(struct region *region)
         leave_set(region);
     }
     if (region->base != NULL) {
-        region->task.weight = region->charge;
+        region->task.weight = region->bytes;
         worker_give(region->unmapper, &region->task);
     } else {
         free(region);
@@ -88,12 +85,12 @@ static uint32_t free_number(const struct region_set *set)
     return at + 1;
 }
 
-static void recharge(struct region *region, uint64_t charge)
+static void count(struct region *region, uint64_t bytes)
 {
     if (region->set != NULL) {
-        region->set->bytes += charge - region->charge;
+        region->set->bytes += bytes - region->counted;
     }
-    region->charge = charge;
+    region->counted = bytes;
 }
 
 static void fail_ended(struct change *change)
@@ -154,7 +151,7 @@ static void on_changed(struct worker_task *task)
             fail_ended(change);
         }
     } else if (change->is_extension) {
-        recharge(region, region_charge(region->bytes, region->reserve));
+        count(region, region->bytes);
     }
     region_release(region);
     change->done(change->context, number, change->offer.fd, &change->error);
@@ -251,13 +248,6 @@ void region_set_finish(struct region_set *set)
     set->number = NULL;
 }
 
-uint64_t region_charge(uint64_t bytes, uint64_t reserve)
-{
-    uint64_t space = reserve / RESERVE_PER_BYTE;
-
-    return bytes > space ? bytes : space;
-}
-
 bool region_add(struct region_set *set, const struct backend_offer *offer, region_done_fn *done,
     void *context, struct wire_error *error)
 {
@@ -279,7 +269,7 @@ bool region_add(struct region_set *set, const struct backend_offer *offer, regio
         .kind = offer->kind,
         .bytes = offer->bytes,
         .reserve = offer->reserve > 0 ? offer->reserve : offer->bytes,
-        .charge = region_charge(offer->bytes, offer->reserve),
+        .counted = offer->bytes,
         .references = 1};
     if (!start_change(
             region, &(struct change){.offer = *offer, .done = done, .context = context})) {
@@ -288,7 +278,7 @@ bool region_add(struct region_set *set, const struct backend_offer *offer, regio
     }
     list_append(&set->all, &region->node);
     set->count++;
-    set->bytes += region->charge;
+    set->bytes += offer->bytes;
     return true;
 }
 
@@ -313,7 +303,7 @@ bool region_extend(struct region_set *set, uint32_t number, uint64_t offset,
         return wire_fail(error, WIRE_RESOURCE_EXHAUSTED, "the daemon is out of memory");
     }
     region_acquire(region);
-    recharge(region, region_charge(region->bytes + piece->bytes, region->reserve));
+    count(region, region->bytes + piece->bytes);
     return true;
 }
 

@@ -20,7 +20,7 @@
 struct change;
 
 struct region {
-    struct worker_task task; /* first: the unmapping; its weight: the charge */
+    struct worker_task task; /* first: the unmapping; its weight: bytes */
     struct backend *backend; /* borrowed */
     struct worker *unmapper; /* borrowed */
     struct list_node node;   /* of its set's list */
@@ -33,7 +33,7 @@ struct region {
     void *base; /* NULL: not mapped */
     uint64_t bytes;
     uint64_t reserve;    /* the most that it may grow to */
-    uint64_t charge;     /* what it counts for */
+    uint64_t counted;    /* bytes, and those being mapped */
     uint32_t references; /* one of the number in the set, one of a change, one of each job */
 };
 
@@ -53,7 +53,7 @@ struct region_set {
     struct region **number;    /* owned; number n at [n - 1], NULL: free */
     uint32_t count;            /* of all */
     uint32_t dropped;          /* of them */
-    uint64_t bytes;            /* of all: their charges */
+    uint64_t bytes;            /* of all: those being mapped included */
     struct worker_task *fence; /* waits until nothing dropped is left here; NULL: none */
     bool closed;               /* nothing more gets a number */
 };
@@ -69,9 +69,6 @@ void region_set_close(struct region_set *set);
 
 /* Lets go of everything, used or not: nobody may run a job of the session any more. Accepts zeroes. */
 void region_set_finish(struct region_set *set);
-
-/* What memory counts for in limits: its bytes, or a part of the address space set aside for it. */
-uint64_t region_charge(uint64_t bytes, uint64_t reserve);
 
 /*
  * Has a worker map the offered memory, whose pid and uid are the set's, and close its descriptor, which

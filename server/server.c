@@ -152,20 +152,40 @@ static bool open_door(const struct server *server)
     return descriptors != 0;
 }
 
+/* What fits a trainer: it shares what it works on, on a GPU all of its allocator's memory. */
+static void choose_region_bytes(const struct server *server, uint64_t *own, uint64_t *per_uid)
+{
+    bool gpu = server->backend->device_kind == WIRE_DEVICE_CUDA;
+    uint64_t usual = (gpu ? UINT64_C(256) : 16) << 30;
+    uint64_t usual_per_uid = 4 * usual;
+
+    *own = server->config->region_bytes;
+    *per_uid = server->config->region_bytes_per_uid;
+    if (*per_uid == 0) {
+        *per_uid = *own < usual_per_uid ? usual_per_uid : *own;
+    }
+    if (*own == 0) {
+        *own = usual < *per_uid ? usual : *per_uid;
+    }
+}
+
 static struct session_options session_options_of(const struct server *server)
 {
     const struct config *config = server->config;
+    uint64_t region_bytes = 0;
+    uint64_t region_bytes_per_uid = 0;
 
+    choose_region_bytes(server, &region_bytes, &region_bytes_per_uid);
     return (struct session_options){
         .backend = server->backend,
         .mapper = server->mapper,
         .unmapper = server->unmapper,
         .max_sessions = (uint32_t)config->max_sessions,
         .max_sessions_per_uid = (uint32_t)sessions_per_uid(config),
-        .region_bytes_per_uid = config->region_bytes_per_uid,
+        .region_bytes_per_uid = region_bytes_per_uid,
         .limits = {.in_flight = (uint32_t)config->in_flight,
             .regions = (uint32_t)config->max_regions,
-            .region_bytes = config->region_bytes,
+            .region_bytes = region_bytes,
             .plans = (uint32_t)config->max_plans,
             .workspace_bytes = server->backend->workspace_bytes},
     };
@@ -217,7 +237,7 @@ static void log_start(const struct server *server)
     log_info("attnd %s ready: directory=%s device=\"%s\" families=%s max-sessions=%" PRIu64
              " in-flight=%" PRIu64 " region-bytes=%" PRIu64 " workspace=%" PRIu64,
         ATTND_VERSION, config->directory, server->backend->device_name, families,
-        config->max_sessions, config->in_flight, config->region_bytes,
+        config->max_sessions, config->in_flight, server->sessions.options.limits.region_bytes,
         server->backend->workspace_bytes);
 }
 

@@ -200,19 +200,8 @@ static bool add_region(const struct session_table *table, struct session *sessio
     const struct backend_offer *offer, region_done_fn *done, void *context,
     struct wire_error *error)
 {
-    return has_room(table, session, region_charge(offer->bytes, offer->reserve), error) &&
+    return has_room(table, session, offer->bytes, error) &&
            region_add(&session->regions, offer, done, context, error);
-}
-
-/* By how much a piece would raise what the region counts for. */
-static uint64_t extension_charge(const struct session *session, uint32_t number, uint64_t bytes)
-{
-    const struct region *region = region_find(&session->regions, number);
-
-    if (region == NULL || bytes > region->reserve - region->bytes) {
-        return 0; /* refused for that */
-    }
-    return region_charge(region->bytes + bytes, region->reserve) - region->charge;
 }
 
 static void count_job(struct session_counters *counters, const struct job *job)
@@ -386,14 +375,12 @@ bool session_extend_region(struct session_table *table, struct session *session,
     uint64_t offset, const struct backend_offer *piece, region_done_fn *done, void *context,
     struct wire_error *error)
 {
-    uint64_t charge = extension_charge(session, number, piece->bytes);
-
     if (piece->bytes == 0) {
         return wire_fail(error, WIRE_INVALID_ARGUMENT, "bytes is 0");
     }
-    if (!has_room(table, session, charge, error)) {
+    if (!has_room(table, session, piece->bytes, error)) {
         table->collect(table->collect_context);
-        if (!has_room(table, session, charge, error)) {
+        if (!has_room(table, session, piece->bytes, error)) {
             return false;
         }
     }

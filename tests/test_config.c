@@ -39,6 +39,13 @@ Test(config, the_defaults_fit_together)
     config_init(&config);
     cr_assert(config_check(&config, message), "%s", message);
     cr_assert_str_eq(config.directory, "/run/attnd/cpu");
+    cr_assert_eq(config.region_bytes, 0);
+    cr_assert(config_set(&config, option("region-bytes"), "1T", message));
+    cr_assert(config_check(&config, message), "%s", message);
+    cr_assert(config_set(&config, option("region-bytes"), "0", message));
+    cr_assert(config_set(&config, option("region-bytes-per-uid"), "4K", message));
+    cr_assert(config_check(&config, message), "%s", message);
+    cr_assert_eq(config.region_bytes, 0);
 }
 
 Test(config, a_file_sets_every_kind_of_option)
@@ -82,6 +89,7 @@ Test(config, a_bad_file_is_refused_with_the_line_and_the_reason)
         {"[limits]\nmax-sessions =\n", 2, "not a number"},
         {"[limits]\nmax-sessions = 99999999999999999999999\n", 2, "not a number"},
         {"[limits]\nregion-bytes = 5X\n", 2, "not a number of bytes"},
+        {"[limits]\nworkspace = 0\n", 2, "must be 65536 to"},
         {"[limits]\nregion-bytes = 5MB\n", 2, "not a number of bytes"},
         {"[limits]\nregion-bytes = 99999999999T\n", 2, "not a number of bytes"},
         {"[limits]\nregion-bytes = 1\n", 2, "must be 4096 to"},

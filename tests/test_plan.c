@@ -227,6 +227,19 @@ Test(plan, a_tile_that_everybody_would_wait_for_is_refused)
     expect_too_long(&wire);
 }
 
+Test(plan, how_long_a_tile_may_take_is_the_backends_choice)
+{
+    struct wire_plan wire;
+    fill_long(&wire, 128, UINT64_C(1) << 23, 256);
+    expect_too_long(&wire);
+    backend->max_tile_flops = 0x1p40;
+    plan_destroy(create(&wire));
+    fill_long(&wire, 128, (UINT64_C(1) << 23) + 1, 256);
+    struct wire_error error = {.status = WIRE_OK};
+    cr_expect_null(plan_create(&wire, backend, &error));
+    cr_expect_not_null(strstr(error.detail, "more than 1.1e+12"), "%s", error.detail);
+}
+
 Test(plan, a_window_shortens_the_longest_tile)
 {
     struct wire_plan wire;
@@ -274,6 +287,9 @@ Test(plan, work_without_scores_costs_what_it_touches)
     fill_long(&wire, UINT64_C(1) << 21, 0, 128);
     cr_expect_float_eq(cost_of(&wire, &more), 2 * cost, 1e-3 * cost);
     cr_expect_eq(more, 2 * tiles);
+    fill_long(&wire, UINT64_C(1) << 20, 0, 128);
+    backend->flops_per_byte += 100;
+    cr_expect_geq(cost_of(&wire, &more), cost + 100 * 4.0 * 128 * (1 << 20));
 }
 
 Test(plan, small_head_dims_and_windows_do_not_make_a_tile_free)

@@ -279,18 +279,6 @@ Test(region, a_piece_that_is_refused_changes_nothing)
     cr_expect_eq(await(), number);
 }
 
-Test(region, address_space_counts_a_little)
-{
-    cr_expect_eq(region_charge(10, 0), 10);
-    cr_expect_eq(region_charge(10, 64), 10);
-    cr_expect_eq(region_charge(10, 6400), 200);
-    cr_expect_lt(region_charge(1, UINT64_MAX), UINT64_MAX);
-    cr_assert_neq(add_growing(10, 6400), 0);
-    cr_expect_eq(set.bytes, 200);
-    cr_assert(region_drop(&set, 1));
-    cr_expect_eq(set.bytes, 0);
-}
-
 /* ---- Ends while a worker is at it --------------------------------------------------------------- */
 
 /* Begins to map, or to extend a region, and waits until the worker is at it. */

@@ -1,6 +1,7 @@
 /* The real daemon's requests, from clients that are wrong or hostile: each gets a status and a
  * sentence, nothing is computed, and the daemon goes on. */
 #include <criterion/criterion.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -292,6 +293,35 @@ Test(request, facts_about_the_daemon_are_told)
     cr_expect_eq(info->major, WIRE_MAJOR);
     cr_expect_eq(info->minor, WIRE_MINOR);
     cr_expect_neq(info->version[0], 0);
+}
+
+/* A limit that is not given fits the device, and the one that is given. */
+Test(request, limits_of_bytes_fit_together)
+{
+    static const struct {
+        const char *argument;
+        uint64_t own;
+        uint64_t per_uid;
+    } cases[] = {
+        {"--threads=1", 16, 64},
+        {"--region-bytes=128G", 128, 128},
+        {"--region-bytes=2G", 2, 64},
+        {"--region-bytes-per-uid=8G", 8, 8},
+        {"--region-bytes-per-uid=128G", 16, 128},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *const given[] = {"--threads=1", cases[i].argument, NULL};
+        struct wire_request request = {.kind = WIRE_GET_INFO};
+        struct wire_reply reply;
+        raw_close(&client);
+        (void)daemon_end(&daemon_, SIGTERM);
+        cr_assert(daemon_restart(&daemon_, given));
+        cr_assert(raw_open(&client, daemon_.directory));
+        cr_assert(raw_call(&client, &request, &reply));
+        cr_expect_eq(reply.info.limits.region_bytes >> 30, cases[i].own, "%zu", i);
+        cr_expect_eq(reply.info.region_bytes_per_uid >> 30, cases[i].per_uid, "%zu", i);
+    }
 }
 
 Test(request, a_region_of_another_session_cannot_be_named)

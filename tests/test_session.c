@@ -200,28 +200,16 @@ Test(session, pieces_are_within_the_limits_together)
     cr_expect_eq(answer.number, number);
     cr_expect_not(extend(number, 90, 11, &error));
     cr_expect_eq(error.status, WIRE_RESOURCE_EXHAUSTED);
-    cr_expect_eq(collections, 1, "others may have ended");
+    cr_expect_eq(collections, 1, "requests may have ended");
     cr_expect_not(extend(number, 90, 0, &error));
     cr_expect_eq(error.status, WIRE_INVALID_ARGUMENT);
     cr_expect_not(extend(number + 1, 0, 1, &error));
     cr_expect_eq(error.status, WIRE_NOT_FOUND);
     cr_expect_not(extend(number, 90, UINT64_MAX, &error));
-    cr_expect_eq(error.status, WIRE_INVALID_ARGUMENT);
+    cr_expect_eq(error.status, WIRE_RESOURCE_EXHAUSTED);
     cr_assert(extend(number, 90, 10, &error));
     await();
     cr_expect_eq(session->regions.bytes, LIMIT);
-}
-
-Test(session, address_space_has_limits_too)
-{
-    struct wire_error error;
-    cr_expect_not(begin(1, UINT64_MAX, &error));
-    cr_expect_eq(error.status, WIRE_RESOURCE_EXHAUSTED);
-    cr_expect_not(begin(1, 33 * LIMIT, &error));
-    cr_assert(begin(1, 32 * LIMIT, &error));
-    await();
-    cr_expect_neq(answer.number, 0);
-    (void)add(1, WIRE_RESOURCE_EXHAUSTED);
 }
 
 /* ---- Opening ------------------------------------------------------------------------------------ */
