@@ -8,6 +8,7 @@ export LC_ALL=C
 
 bin=$(cd "$1" && pwd)
 demo=$bin/attnd-demo
+device=cpu # what it says of a GPU depends on the machine
 # Short: sockets lie below it. The demo makes its private directory here, and every process that it
 # starts has the path on its command line.
 export XDG_RUNTIME_DIR
@@ -57,7 +58,7 @@ check_nothing_left() { # when
 run() { # exit status wanted, arguments...
     local wanted=$1 status
     shift
-    timeout 500 "$demo" "$@" >"$out/stdout" 2>"$out/stderr"
+    timeout 500 "$demo" --device "$device" "$@" >"$out/stdout" 2>"$out/stderr"
     status=$?
     check "attnd-demo $* exits with $wanted, not $status" test "$status" -eq "$wanted"
     check_nothing_left "after attnd-demo $*"
@@ -66,7 +67,7 @@ run() { # exit status wanted, arguments...
 # Starts a long run and waits until its trainers train; sets pid.
 start_long() {
     local waited=0
-    "$demo" --trainers 2 --steps 100000 >"$out/stdout" 2>"$out/stderr" &
+    "$demo" --device "$device" --trainers 2 --steps 100000 >"$out/stdout" 2>"$out/stderr" &
     pid=$!
     until [[ $(ours attnd | wc -l) == 1 && $(ours attnd-trainer | wc -l) == 2 ]]; do
         sleep 0.1
@@ -92,6 +93,7 @@ test_good_run() {
     # 4 layers, forward and backward in 25 steps, and two evaluations
     check 'every request was counted' grep -q ' requests=416 ' "$out/stdout"
     check 'trainer 2 has a line in the table' grep -Eq '^ +2 +2.00e-03 .* 208 ' "$out/stdout"
+    check 'it is said where' grep -q 'computes their attention on the CPU$' "$out/stdout"
     check 'nothing is said on standard error' test ! -s "$out/stderr"
     check 'the JSON has both trainers' test "$(grep -c '"trainer": ' "$out/json")" -eq 2
     check 'the JSON has the requests' grep -q '"requests": 416,' "$out/json"
@@ -117,7 +119,7 @@ test_loss_that_does_not_fall() {
 
 test_terminal() {
     command -v script >/dev/null || return 0
-    script -qec "stty rows 40 cols 100; '$demo' --trainers 2 --steps 2; echo status \$?" /dev/null \
+    script -qec "stty rows 40 cols 100; '$demo' --device $device --trainers 2 --steps 2; echo status \$?" /dev/null \
         </dev/null >"$out/stdout" 2>"$out/stderr"
     local escape=$'\033'
     check 'lines are rewritten' grep -qF "${escape}[2A" "$out/stdout"
@@ -176,12 +178,26 @@ test_bad_calls() {
     run 1 --json "$out/none/json"
     run 64 --trainers 0
     run 64 --steps 1x
+    run 64 --device tpu
     run 0 --help
     check '--help names every option' test \
-        "$(grep -cE -- '--(trainers|steps|text|json|attnd|trainer)=' "$out/stdout")" -eq 6
+        "$(grep -cE -- '--(trainers|steps|text|json|device|attnd|trainer)=' "$out/stdout")" -eq 7
+}
+
+# Where there is none, auto means the CPU, and cuda ends with a sentence.
+test_no_gpu() {
+    [[ ! -e /dev/nvidiactl ]] || return 0
+    device=auto
+    run 1 --trainers 1 --steps 1
+    check 'auto is the CPU' grep -q 'computes their attention on the CPU$' "$out/stdout"
+    device=cuda
+    run 1 --trainers 1 --steps 1
+    check 'cuda cannot be' grep -q 'attnd-demo: ' "$out/stderr"
+    device=cpu
 }
 
 test_good_run
+test_no_gpu
 test_loss_that_does_not_fall
 test_terminal
 test_signals

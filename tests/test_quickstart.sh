@@ -86,6 +86,26 @@ mv "$work/bin/attnd-demo" "$work/tree/build/release/bin/"
 ! called apt-get || fail "the demo installed what only the tests need"
 said "^demo in $work/bin: --trainers 2 --text a b\$" || fail "the demo did not get its options"
 
+called '-DATTND_CUDA=OFF' || fail "the demo built for a GPU that is not there"
+called 'target demo ' || fail "the demo built something else than the demo"
+
+fresh_machine
+stand_in nvidia-smi 'echo "GPU 0: NVIDIA H200 (UUID: GPU-00000000)"'
+mkdir -p "$work/tree/build/release/bin"
+stand_in attnd-demo 'true'
+mv "$work/bin/attnd-demo" "$work/tree/build/release/bin/"
+quickstart demo
+[[ $status == 0 ]] || fail "the demo on a GPU: exit status $status"
+! called 'ATTND_CUDA' || fail "the demo did not let CMake look for the CUDA Toolkit"
+
+fresh_machine
+mkdir -p "$work/tree/build/release/bin"
+touch "$work/tree/build/release/CMakeCache.txt"
+stand_in attnd-demo 'true'
+mv "$work/bin/attnd-demo" "$work/tree/build/release/bin/"
+quickstart demo
+! called 'DATTND_' || fail "the demo changed a tree that was there"
+
 expect_sentence() { # what, pattern
     [[ $status == 1 ]] || fail "$1: exit status $status"
     [[ $(wc -l <"$work/output") == 1 ]] || fail "$1: not one line"

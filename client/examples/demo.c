@@ -4,6 +4,7 @@
  */
 #include "attnd.h"
 #include "child.h"
+#include "gpu.h"
 #include "scratch.h"
 #include "sweep.h"
 #include "text.h"
@@ -29,11 +30,18 @@ enum {
     SILENCE_PATIENCE_S = 120, /* a step takes about a second, much longer only on a stuck machine */
 };
 
+enum demo_device {
+    DEVICE_AUTO, /* the GPU if there are one and a trainer for it */
+    DEVICE_CPU,
+    DEVICE_CUDA,
+};
+
 struct demo {
     long trainers;
     long steps;
     const char *text;
     const char *json;
+    enum demo_device device;
     char *attnd_path;
     char *trainer_path;
     char own_attnd[PATH_BYTES];
@@ -53,6 +61,8 @@ static const struct argp_option OPTIONS[] = {
     {"steps", 'n', "N", 0, "Steps of each (60)", 0},
     {"text", 't', "FILE", 0, "What they learn (/usr/share/common-licenses/GPL-3)", 0},
     {"json", 'j', "FILE", 0, "Also write the table there", 0},
+    {"device", 'e', "DEVICE", 0,
+        "cpu, cuda, or auto: the GPU if there is one and this was built for it (auto)", 0},
     {"attnd", 'd', "PATH", 0, "The daemon's program (beside this one)", 0},
     {"trainer", 'p', "PATH", 0, "The trainer's program (beside this one)", 0},
     {0},
@@ -76,6 +86,18 @@ static long parse_whole(struct argp_state *state, const char *name, const char *
     return number;
 }
 
+static enum demo_device parse_device(struct argp_state *state, const char *arg)
+{
+    static const char *const NAMES[] = {"auto", "cpu", "cuda"};
+    for (size_t i = 0; i < sizeof(NAMES) / sizeof(NAMES[0]); i++) {
+        if (strcmp(arg, NAMES[i]) == 0) {
+            return (enum demo_device)i;
+        }
+    }
+    argp_error(state, "--device is '%s'; it must be cpu, cuda or auto", arg);
+    return DEVICE_AUTO;
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
     struct demo *demo = state->input;
@@ -91,6 +113,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case 'j':
         demo->json = arg;
+        return 0;
+    case 'e':
+        demo->device = parse_device(state, arg);
         return 0;
     case 'd':
         demo->attnd_path = arg;
@@ -127,7 +152,14 @@ static bool find_programs(struct demo *demo)
         *slash = '\0';
     }
     snprintf(demo->own_attnd, sizeof(demo->own_attnd), "%s/attnd", own);
-    snprintf(demo->own_trainer, sizeof(demo->own_trainer), "%s/attnd-trainer", own);
+    snprintf(demo->own_trainer, sizeof(demo->own_trainer), "%s/attnd-trainer-cuda", own);
+    if (demo->device == DEVICE_AUTO) {
+        bool built = access(demo->own_trainer, X_OK) == 0;
+        demo->device = built && gpu_is_there() ? DEVICE_CUDA : DEVICE_CPU;
+    }
+    if (demo->device == DEVICE_CPU) {
+        snprintf(demo->own_trainer, sizeof(demo->own_trainer), "%s/attnd-trainer", own);
+    }
     demo->attnd_path = demo->attnd_path != NULL ? demo->attnd_path : demo->own_attnd;
     demo->trainer_path = demo->trainer_path != NULL ? demo->trainer_path : demo->own_trainer;
     return true;
@@ -233,7 +265,11 @@ static bool start_daemon(struct demo *demo)
 {
     char directory[] = "--directory";
     char follow[] = "--stop-with-parent"; /* also when this process is killed */
-    char *argv[] = {demo->attnd_path, directory, demo->scratch.path, follow, NULL};
+    char device[] = "--device";
+    char cpu[] = "cpu";
+    char cuda[] = "cuda";
+    char *argv[] = {demo->attnd_path, directory, demo->scratch.path, device,
+        demo->device == DEVICE_CUDA ? cuda : cpu, follow, NULL};
     demo->daemon.name = "attnd";
     if (!start(&demo->daemon, argv)) {
         return false;
@@ -388,8 +424,8 @@ static bool run_all(struct demo *demo)
     if (!start_daemon(demo) || !start_trainers(demo)) {
         return false;
     }
-    printf("%ld trainers, %ld steps each, learn %s; one attnd computes their attention\n",
-        demo->trainers, demo->steps, demo->text);
+    printf("%ld trainers, %ld steps each, learn %s; one attnd computes their attention on the %s\n",
+        demo->trainers, demo->steps, demo->text, demo->device == DEVICE_CUDA ? "GPU" : "CPU");
     fflush(stdout);
     view_begin(&demo->view, &demo->sweep);
     bool good = follow(demo);
