@@ -14,8 +14,12 @@
 
 struct draw draws_case(const struct draws_options *options, uint64_t number)
 {
-    return options->flash ? draw_flash_case(options->seed, number)
-                          : draw_case(options->seed, number);
+    struct draw draw =
+        options->flash ? draw_flash_case(options->seed, number) : draw_case(options->seed, number);
+    if (options->forward) {
+        draw.direction = ATTN_FORWARD;
+    }
+    return draw;
 }
 
 void draws_skip(uint64_t number, const char *why, struct draws_totals *totals)
@@ -32,9 +36,10 @@ void draws_conclude(const struct draws_options *options, const struct draw *draw
         printf("case %" PRIu64 " %s, ratio %.3f\n", number, verdict->failed ? "FAILED" : "passed",
             verdict->ratio);
         draw_describe(draw);
-        printf("  again: %s --family %s%s --seed %" PRIu64 " --case %" PRIu64 " --threads %u%s\n",
-            program_invocation_short_name, options->family, options->flash ? " --shapes flash" : "",
-            options->seed, number, draw->workers, options->service ? " --through service" : "");
+        printf("  again: %s --family %s --seed %" PRIu64 " --case %" PRIu64 " --threads %u%s%s%s\n",
+            program_invocation_short_name, options->family, options->seed, number, draw->workers,
+            options->flash ? " --shapes flash" : "", options->forward ? " --forward" : "",
+            options->service ? " --through service" : "");
     }
     totals->cases++;
     totals->failed += verdict->failed ? 1 : 0;
@@ -47,7 +52,7 @@ void draws_conclude(const struct draws_options *options, const struct draw *draw
 
 /* -- the program ---------------------------------------------------------------------------- */
 
-enum { EVERY_PAIR = 256, SHAPES };
+enum { EVERY_PAIR = 256, SHAPES, FORWARD };
 
 static uint64_t number_of(const char *text, struct argp_state *state)
 {
@@ -114,6 +119,9 @@ static error_t on_option(int key, char *text, struct argp_state *state)
     case SHAPES:
         options->flash = is_flash(text, state);
         return 0;
+    case FORWARD:
+        options->forward = true;
+        return 0;
     case EVERY_PAIR:
         options->every_pair = true;
         return 0;
@@ -134,6 +142,7 @@ static struct draws_options parse(int argc, char **argv)
         {"threads", 't', "N", 0, "Workers of the executor (drawn for each case)", 0},
         {"jobs", 'j', "N", 0, "Cases at once (1)", 0},
         {"shapes", SHAPES, "SET", 0, "small: any; flash: lengths up to 2048, fp16 and bf16", 0},
+        {"forward", FORWARD, NULL, 0, "Forward passes alone", 0},
         {"every-pair", EVERY_PAIR, NULL, 0, "Fail unless every pair of features was computed", 0},
         {0},
     };

@@ -12,6 +12,7 @@ struct draws_options {
     const char *family;
     const char *address; /* of a running daemon; NULL: one of its own */
     bool service;
+    bool forward;    /* no backward passes */
     bool flash;      /* shapes of draw_flash_case() */
     bool every_pair; /* fail unless every pair of features was there */
     uint64_t count;
