@@ -135,6 +135,27 @@ static void stuck_trainer_holds_up_nobody(void)
     service_stop(&daemon);
 }
 
+/* A kernel of its own faults: the others, the daemon too, see nothing. */
+static void trainer_loses_its_context(void)
+{
+    struct daemon daemon;
+    char line[256];
+    service_start(&daemon);
+    struct process other = service_trainer(&daemon, "endless", 1, 0);
+    service_say(&other);
+    for (uint64_t i = 0; i < 3; i++) {
+        struct process faulty = service_trainer(&daemon, "fault", 2 + i, 0);
+        service_line(&faulty, line, sizeof line);
+        (void)printf("  %s\n", line);
+        service_succeed(&faulty, "the trainer that lost its context");
+        for (int j = 0; j < 3; j++) {
+            service_say(&other);
+        }
+    }
+    process_kill(&other);
+    service_stop(&daemon);
+}
+
 /* Every trainer gets a status, its streams come free, its device still works. */
 static void daemon_is_killed(void)
 {
@@ -201,6 +222,7 @@ const struct service_test service_fault_tests[] = {
     {"fault_trainers_are_killed_inside_kernels", trainers_are_killed_inside_kernels, true},
     {"fault_stopped_trainer_holds_up_nobody", stopped_trainer_holds_up_nobody, true},
     {"fault_stuck_trainer_holds_up_nobody", stuck_trainer_holds_up_nobody, true},
+    {"fault_trainer_loses_its_context", trainer_loses_its_context, true},
     {"fault_daemon_is_killed", daemon_is_killed, true},
     {"fault_sigterm_lets_accepted_calls_end", sigterm_lets_accepted_calls_end, false},
     {NULL, NULL, false},

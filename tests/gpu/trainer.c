@@ -179,6 +179,30 @@ static void run_orphan(struct trainer *trainer)
     CU(cudaStreamSynchronize(trainer->stream));
 }
 
+/* Loses its context with calls under way; the library must say so and let go. */
+static void run_fault(struct trainer *trainer)
+{
+    struct set set;
+    attnd_ticket ticket = 0;
+    set_alloc(&set, &usual);
+    check_chain(trainer, &set, CHAIN_CALLS, true);
+    work_fault(trainer->stream);
+    enum attnd_status status = set_forward(&set, trainer->client, trainer->stream, &ticket);
+    if (status == ATTND_OK) {
+        status = attnd_wait(trainer->client, ticket, 2 * (int64_t)SECOND);
+    }
+    if (cudaStreamSynchronize(trainer->stream) == cudaSuccess) {
+        (void)fprintf(stderr, "gpu_trainer: the fault did no harm\n");
+        exit(1);
+    }
+    enum attnd_status later = set_forward(&set, trainer->client, trainer->stream, NULL);
+    (void)printf("status %s later %s\n", attnd_status_name(status), attnd_status_name(later));
+    (void)fflush(stdout);
+    if (later == ATTND_OK) {
+        exit(1);
+    }
+}
+
 static void submit_all(struct trainer *trainer, struct set *set, attnd_ticket *tickets)
 {
     for (uint64_t i = 0; i < trainer->count; i++) {
@@ -242,6 +266,7 @@ static const struct mode modes[] = {
     {"spin", run_spin, false},
     {"hold", run_hold, false},
     {"orphan", run_orphan, false},
+    {"fault", run_fault, false},
     {"drain", run_drain, false},
     {"export", run_export, true},
 };

@@ -92,6 +92,11 @@ static __global__ void spin(uint64_t ns)
     while (global_timer() - begin < ns) {}
 }
 
+static __global__ void fault(volatile int *nowhere)
+{
+    *nowhere = 1;
+}
+
 static __global__ void differences(
     const uint16_t *a, const uint16_t *b, size_t count, unsigned long long *total)
 {
@@ -167,6 +172,12 @@ void work_spin(void *stream, uint64_t ns)
 {
     spin<<<1, 1, 0, stream_of(stream)>>>(ns);
     require(cudaGetLastError(), "work_spin");
+}
+
+void work_fault(void *stream)
+{
+    fault<<<1, 1, 0, stream_of(stream)>>>(reinterpret_cast<int *>(64));
+    require(cudaGetLastError(), "work_fault");
 }
 
 void work_poison(void *stream, void *memory, size_t bytes)

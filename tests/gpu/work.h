@@ -31,6 +31,9 @@ void work_stir(void *stream, const struct work_tensors *tensors, size_t count, u
 /* Keeps one multiprocessor busy that long. */
 void work_spin(void *stream, uint64_t ns);
 
+/* Writes where nothing is: the process's context is lost. */
+void work_fault(void *stream);
+
 /* Fills bytes with 0xff: NaN in every dtype. */
 void work_poison(void *stream, void *memory, size_t bytes);
 
