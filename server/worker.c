@@ -18,12 +18,14 @@ struct worker {
     pthread_mutex_t mutex; /* guards what follows */
     pthread_cond_t given;
     pthread_cond_t over;
-    struct list tasks;
+    struct list tasks; /* by their turns */
     struct list ended; /* to be collected */
     bool stop;
     bool finished;
-    bool left;    /* to itself: nobody waits for the end any more */
-    uint32_t uid; /* of the task at work, or of the last one */
+    bool left; /* to itself: nobody waits for the end any more */
+    bool at_work;
+    uint32_t uid;  /* of the task at work, */
+    uint64_t turn; /* or of the last one */
     uint64_t weight;
 };
 
@@ -45,22 +47,31 @@ static void release(struct worker *worker)
     free(worker);
 }
 
-/* The user's tasks go behind everybody else's. */
-static void send_back(struct worker *worker, uint32_t uid)
+/* One turn after the user's last task, so that users are served in turn. */
+static uint64_t next_turn(struct worker *worker, uint32_t uid)
 {
-    struct list same;
+    uint64_t turn = worker->turn + (worker->at_work && worker->uid == uid);
 
-    list_init(&same);
     list_for_each(node, &worker->tasks) {
         if (task_of(node)->uid == uid) {
-            list_remove(node);
-            list_append(&same, node);
+            turn = task_of(node)->turn + 1;
         }
     }
-    list_for_each(node, &same) {
-        list_remove(node);
-        list_append(&worker->tasks, node);
+    return turn;
+}
+
+/* Behind those of its turn. */
+static void insert(struct list *list, struct worker_task *task)
+{
+    struct list_node *at = list->head.prev;
+
+    while (at != &list->head && task_of(at)->turn > task->turn) {
+        at = at->prev;
     }
+    task->node.prev = at;
+    task->node.next = at->next;
+    at->next->prev = &task->node;
+    at->next = &task->node;
 }
 
 /* The next task, or NULL: there will be none. */
@@ -73,9 +84,10 @@ static struct worker_task *take(struct worker *worker)
     struct list_node *node = list_pop(&worker->tasks);
     struct worker_task *task = node != NULL ? task_of(node) : NULL;
     if (task != NULL) {
+        worker->at_work = true;
         worker->uid = task->uid;
+        worker->turn = task->turn;
         worker->weight = task->weight;
-        send_back(worker, task->uid);
     }
     (void)pthread_mutex_unlock(&worker->mutex);
     return task;
@@ -85,6 +97,7 @@ static struct worker_task *take(struct worker *worker)
 static void put(struct worker *worker, struct worker_task *task)
 {
     (void)pthread_mutex_lock(&worker->mutex);
+    worker->at_work = false;
     worker->weight = 0;
     if (task != NULL) {
         list_append(&worker->ended, &task->node);
@@ -204,7 +217,8 @@ bool worker_destroy(struct worker *worker)
 void worker_give(struct worker *worker, struct worker_task *task)
 {
     (void)pthread_mutex_lock(&worker->mutex);
-    list_append(&worker->tasks, &task->node);
+    task->turn = next_turn(worker, task->uid);
+    insert(&worker->tasks, task);
     (void)pthread_cond_signal(&worker->given);
     (void)pthread_mutex_unlock(&worker->mutex);
 }

@@ -19,6 +19,7 @@ struct worker_task {
     struct list_node node;
     uint32_t uid;                           /* on whose account */
     uint64_t weight;                        /* in what the giver counts by */
+    uint64_t turn;                          /* the worker's: who comes first */
     void (*work)(struct worker_task *task); /* on the worker's thread */
     void (*done)(struct worker_task *task); /* when collected; NULL: the task is work's to free */
 };

@@ -285,7 +285,7 @@ Test(request, facts_about_the_daemon_are_told)
     cr_expect_str_eq(info->driver, "");
     cr_expect_eq(info->families, 1);
     cr_expect_str_eq(info->family[0], "cpu");
-    cr_expect_eq(info->pid, daemon_.pid);
+    cr_expect_eq((pid_t)info->pid, daemon_.pid);
     cr_expect_eq(info->limits.in_flight, CREDIT);
     cr_expect_eq(info->max_sessions, 4);
     cr_expect_eq(info->max_sessions_per_uid, 4);

@@ -352,7 +352,7 @@ Test(session, facts_are_those_of_the_backend)
     cr_expect_eq(info.families, 0, "no GPU is too old for all");
     cr_expect_eq(info.limits.region_bytes, LIMIT);
     cr_expect_eq(info.region_bytes_per_uid, LIMIT);
-    cr_expect_eq(info.pid, getpid());
+    cr_expect_eq((pid_t)info.pid, getpid());
     cr_expect_str_eq(info.version, ATTND_VERSION);
     slow.backend.device_kind = WIRE_DEVICE_CPU;
     session_info(&table, &info);
