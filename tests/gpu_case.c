@@ -1,9 +1,11 @@
 #include "gpu_case.h"
 
-#include <criterion/criterion.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "check.h"
 
 #define PATIENCE_MS 10000
 
@@ -13,7 +15,7 @@ struct attnd *gpu_client;
 void gpu_start(const char *const *arguments)
 {
     struct attnd_open_options options = {.size = sizeof options, .address = gpu_daemon.directory};
-    cr_assert(daemon_start(&gpu_daemon, arguments));
+    CHECK(daemon_start(&gpu_daemon, arguments));
     OK(attnd_open(&options, &gpu_client));
     (void)cuCtxPushCurrent_v2(fake_cuda_context(0, true));
 }
@@ -22,8 +24,8 @@ void gpu_stop(void)
 {
     attnd_close(gpu_client);
     gpu_client = NULL;
-    cr_expect_eq(fake_cuda_registered(), 0, "host memory is left registered");
-    cr_expect(daemon_stop(&gpu_daemon));
+    CHECK(fake_cuda_registered() == 0);
+    CHECK(daemon_stop(&gpu_daemon));
 }
 
 bool gpu_eventually(bool (*condition)(void *context), void *context)
@@ -66,10 +68,22 @@ bool gpu_has_regions(void *count)
     return gpu_regions() == *(const uint64_t *)count;
 }
 
+void gpu_ok(enum attnd_status got, const char *call, const char *file, int line)
+{
+    if (got != ATTND_OK) {
+        (void)fprintf(stderr, "%s:%d: %s: %s: %s\n", file, line, call, attnd_status_name(got),
+            attnd_message());
+    }
+    CHECK(got == ATTND_OK);
+}
+
 void gpu_expect(enum attnd_status got, enum attnd_status status, const char *sentence)
 {
-    cr_expect_eq(got, status, "%s: %s", attnd_status_name(got), attnd_message());
-    cr_expect(strstr(attnd_message(), sentence), "\"%s\" lacks \"%s\"", attnd_message(), sentence);
+    if (got != status || !strstr(attnd_message(), sentence)) {
+        (void)fprintf(stderr, "%s and \"%s\" were expected, but got %s: %s\n",
+            attnd_status_name(status), sentence, attnd_status_name(got), attnd_message());
+        CHECK(false);
+    }
 }
 
 static void describe(struct client_case *made)
@@ -110,7 +124,7 @@ struct client_case *gpu_call(void *memory)
     static struct rng rng = {77};
 
     struct client_case *made = malloc(sizeof *made);
-    cr_assert_not_null(made);
+    CHECK(made);
     describe(made);
     client_case_init(made, &rng);
     if (!memory) {
@@ -130,7 +144,7 @@ void gpu_run(struct client_case *made, void *stream)
 {
     OK(gpu_submit(made, stream, NULL));
     fake_cuda_synchronize(stream);
-    cr_assert(client_case_equal(made));
+    CHECK(client_case_equal(made));
 }
 
 void gpu_finish_call(struct client_case *made, bool memory)

@@ -13,7 +13,7 @@
 #include "daemon.h"
 #include "fake_cuda.h"
 
-#define OK(call) cr_assert_eq((call), ATTND_OK, "%s", attnd_message())
+#define OK(call) gpu_ok((call), #call, __FILE__, __LINE__)
 
 extern struct daemon gpu_daemon;
 extern struct attnd *gpu_client;
@@ -38,6 +38,7 @@ uint64_t gpu_regions(void);
 uint64_t gpu_region_bytes(void);
 bool gpu_has_regions(void *count); /* a uint64_t: for gpu_eventually() */
 
+void gpu_ok(enum attnd_status got, const char *call, const char *file, int line);
 void gpu_expect(enum attnd_status got, enum attnd_status status, const char *sentence);
 
 /* A small fp16 forward of fixed shape in `memory` of the device, or in new memory if that is NULL. */

@@ -124,6 +124,7 @@ static void *submit_all_the_time(void *context)
         status = gpu_submit(made, stream, NULL);
     }
     cr_expect_eq(status, ATTND_DISCONNECTED, "%s", attnd_message());
+    gpu_finish_call(made, false);
     return NULL;
 }
 

@@ -35,7 +35,8 @@ struct reservation {
     uint64_t bytes;
 };
 
-static struct fake_context contexts[2 * FAKE_DEVICES];
+static struct fake_context contexts[2 * FAKE_DEVICES] = {
+    {.ordinal = 0}, {.ordinal = 0}, {.ordinal = 1}, {.ordinal = 1}};
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct allocation allocations[MAX_ALLOCATIONS];
 static struct hole holes[MAX_ALLOCATIONS];
@@ -72,9 +73,7 @@ int fake_check(void)
 
 void *fake_cuda_context(int ordinal, bool primary)
 {
-    struct fake_context *context = &contexts[2 * ordinal + !primary];
-    context->ordinal = ordinal;
-    return context;
+    return &contexts[2 * ordinal + !primary];
 }
 
 void fake_cuda_break(void *context)
