@@ -224,7 +224,7 @@ static void growing_segment(size_t piece)
     struct pieces pieces;
     struct set plain;
     struct set set;
-    const struct set_extents wide = {2, 1024, 8, 64}; /* tensors of 4 MiB: across pieces */
+    const struct set_extents wide = {2, 1024, 8, 64}; /* tensors of 2 MiB: across pieces */
     service_start(&daemon);
     struct attnd *client = service_open(&daemon);
     set_alloc(&plain, &wide);
@@ -311,7 +311,9 @@ static void tensors_beyond_their_memory(void)
     CHECK(set_forward(&set, client, NULL, &ticket) != ATTND_OK);
     set.tensor[SET_OUT].byte_offset = UINT64_MAX - 255;
     CHECK(set_forward(&set, client, NULL, &ticket) != ATTND_OK);
-    set.tensor[SET_OUT].byte_offset = whole - 8 * set.pitch;
+    set.tensor[SET_OUT].data = memory;
+    set.tensor[SET_OUT].byte_offset = whole - set.pitch / 2; /* begins inside, ends outside */
+    CHECK(set_forward(&set, client, NULL, &ticket) != ATTND_OK);
     attnd_close(client);
     service_stop(&daemon);
 }
