@@ -38,8 +38,8 @@ static struct trial_spec base_spec(uint64_t number, enum attn_dtype dtype, const
     spec.seed = number;
     spec.dtype = dtype;
     spec.batch = 2;
-    spec.heads_q = 4;
-    spec.heads_kv = number % 2 == 0 ? 2 : 4;
+    spec.heads_q = 2;
+    spec.heads_kv = number % 2 == 0 ? 1 : 2;
     spec.head_dim_qk = dims[0];
     spec.head_dim_v = dims[1];
     spec.scale = 0.1F;
@@ -115,7 +115,7 @@ void kernels_logits(struct kernels *kernels)
             for (int kind = 0; kind < 4; kind++) {
                 enum attn_dtype dtype = number % 2 == 0 ? ATTN_FP16 : ATTN_BF16;
                 struct trial_spec spec = base_spec(++number, dtype, head_dims[dim]);
-                spec.seqlen_q = 100;
+                spec.seqlen_q = 70;
                 spec.seqlen_k = 150;
                 spec.query_size = sizes[size];
                 spec.scale = kind == 1 ? -1 : 1;
