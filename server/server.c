@@ -31,7 +31,7 @@
  * waits long behind a large one. */
 #define GROUP_BUDGET_NS 500000
 
-#define DESCRIPTORS_PER_SESSION 3 /* gate, its process, rpc */
+#define DESCRIPTORS_PER_SESSION 4 /* gate, its process, rpc, memory that is being mapped */
 #define OWN_DESCRIPTORS 64
 
 struct server {

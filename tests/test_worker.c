@@ -170,11 +170,13 @@ static void test_closes_descriptors(void)
 
 static void test_what_is_stuck_does_not_hold_up_the_end(void)
 {
-    static struct worker_task stuck = {.work = get_stuck};
-    struct worker *worker = worker_create("test", NULL, NULL);
+    static struct worker_task stuck = {.work = get_stuck, .done = collected};
+    static atomic_uint wakes;
+    struct worker *worker = worker_create("test", wake, &wakes);
     CHECK(worker != NULL);
     atomic_store(&done, 0);
     worker_give(worker, &stuck);
+    unsigned collected_before = collections;
     double start = seconds();
     CHECK(!worker_destroy(worker));
     CHECK(seconds() - start < 10);
@@ -185,6 +187,8 @@ static void test_what_is_stuck_does_not_hold_up_the_end(void)
         (void)usleep(1000);
     }
     (void)usleep(20000); /* what it does at its end, for a sanitizer to see */
+    CHECK(atomic_load(&wakes) == 0);
+    CHECK(collections == collected_before);
 }
 
 int main(void)
