@@ -30,6 +30,7 @@ void fake_cudart_init(int gpus)
     memset(&fake, 0, sizeof(fake));
     fake.lock = kept;
     fake.gpus = gpus;
+    fake.exporter_times = 1;
     fake_current = -1;
 }
 
@@ -49,9 +50,9 @@ void fake_cudart_lose(int code)
     fake_unlock(0);
 }
 
-void fake_cudart_hide_exporter(bool hide)
+void fake_cudart_repeat_exporter(int times)
 {
-    fake.hides_exporter = hide;
+    fake.exporter_times = times;
 }
 
 void fake_cudart_set_mps(bool on)
@@ -101,9 +102,9 @@ static void write_handle(uint8_t handle[64], int pid)
 {
     memset(handle, 0xa5, 64);
     uint64_t number = ++fake.exports;
-    memcpy(handle + 16, &number, sizeof(number));
-    if (!fake.hides_exporter) {
-        memcpy(handle + EXPORTER_PLACE, &pid, sizeof(pid));
+    memcpy(handle + 12, &number, sizeof(number));
+    for (int i = 0; i < fake.exporter_times; i++) {
+        memcpy(handle + EXPORTER_PLACE + 16 * i, &pid, sizeof(pid));
     }
 }
 

@@ -25,7 +25,7 @@ void fake_cudart_fail(const char *function, int code, bool sticky);
 /* From now on every call fails. */
 void fake_cudart_lose(int code);
 
-void fake_cudart_hide_exporter(bool hide); /* handles do not hold a pid */
+void fake_cudart_repeat_exporter(int times); /* how often handles hold the pid: 1, unless said */
 void fake_cudart_set_mps(bool on);
 
 /* An allocation of process `pid` on a GPU, and its handle. */

@@ -39,7 +39,7 @@ struct fake_cudart {
     int code;
     bool fails_sticky;
     int lost; /* what every call answers; 0: not lost */
-    bool hides_exporter;
+    int exporter_times;
     bool mps;
     bool holds_streams;
     uint64_t exports;

@@ -195,10 +195,11 @@ static void opens_handles_of_their_senders_alone(void)
     destroy(backend);
 }
 
-static void believes_only_its_own_user_where_handles_say_nothing(void)
+/* Handles that hold no pid, or hold it where it may mean something else. */
+static void believes_only_its_own_user_where_handles_say_nothing(int times)
 {
     fake_cudart_init(1);
-    fake_cudart_hide_exporter(true);
+    fake_cudart_repeat_exporter(times);
     fake_kernels = (struct fake_kernels){.families = 2};
     struct backend *backend = create_on("0");
     void *memory;
@@ -577,7 +578,8 @@ int main(void)
     prepares_and_tries_the_families_that_fit();
     cleans_up_after_every_failure();
     opens_handles_of_their_senders_alone();
-    believes_only_its_own_user_where_handles_say_nothing();
+    believes_only_its_own_user_where_handles_say_nothing(0);
+    believes_only_its_own_user_where_handles_say_nothing(2);
     reaches_shared_memory();
     maps_pieces_side_by_side();
     refuses_pieces_that_are_not_what_they_should_be();
