@@ -309,8 +309,8 @@ typedef uint64_t attnd_ticket;
  *     A stream that waits for the daemon takes one of the process's hardware channels. With more than 7
  * waiting at a time (3 under MPS) none of its other streams runs; with CUDA_DEVICE_MAX_CONNECTIONS=32 in
  * the environment it is more than 31. Set that where more than a few streams use the daemon.
- *     ATTND_DEVICE_FAULT from the call itself: the stream took no work, as after a fault of the program's
- * own kernels. The requests may have run all the same, and have ended.
+ *     A fault of the program's own kernels ends its CUDA context. The call then returns ATTND_DEVICE_FAULT,
+ * as does attnd_wait() for requests whose inputs were not ready before.
  *
  * ticket may be NULL if nobody will wait for it alone; written only on success.
  */

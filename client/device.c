@@ -158,6 +158,7 @@ static void *sweep(void *context)
         (void)pthread_cond_timedwait(&devices->stopped, &devices->mutex, &until);
         if (!atomic_load(&devices->stop) && !loss_happened(&client->loss)) {
             (void)pthread_mutex_unlock(&devices->mutex);
+            stream_check(client);
             drop(client, retire_dead);
             (void)pthread_mutex_lock(&devices->mutex);
         }

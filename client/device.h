@@ -4,7 +4,7 @@
  *
  * Allocations of cudaMalloc are a region each; contiguous pieces of the virtual memory API are one
  * together. One mutex guards all, also while memory is registered. A thread of its own looks ten times a
- * second for what was freed; it starts with the first region.
+ * second for what was freed, and whether the streams are well; it starts with the first region.
  */
 #pragma once
 

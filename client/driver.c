@@ -35,7 +35,6 @@ static const struct {
     {offsetof(struct driver_functions, cuStreamGetCtx), "cuStreamGetCtx"},
     {offsetof(struct driver_functions, cuStreamGetId), "cuStreamGetId"},
     {offsetof(struct driver_functions, cuStreamIsCapturing), "cuStreamIsCapturing"},
-    {offsetof(struct driver_functions, cuStreamQuery), "cuStreamQuery"},
     {offsetof(struct driver_functions, cuStreamBatchMemOp), "cuStreamBatchMemOp_v2"},
 };
 
@@ -57,7 +56,10 @@ static bool fail_stream(const struct driver *driver, struct wire_error *error, i
             "stream is being captured, or waits for one that is; a graph's replays would wait for "
             "the request of its capture");
     }
-    return fail(driver, error, WIRE_INVALID_ARGUMENT, "stream is none that can be used", result);
+    bool fault = result >= DRIVER_FIRST_FAULT && result <= DRIVER_LAST_FAULT &&
+                 result != DRIVER_CONTEXT_IS_DESTROYED;
+    return fail(driver, error, fault ? WIRE_DEVICE_FAULT : WIRE_INVALID_ARGUMENT,
+        "stream cannot be used", result);
 }
 
 static bool find_functions(void *library, struct driver_functions *call, struct wire_error *error)
@@ -242,10 +244,10 @@ bool driver_stream_id(
     return result == DRIVER_SUCCESS || fail_stream(driver, error, result);
 }
 
-bool driver_is_broken(const struct driver *driver, void *stream)
+bool driver_is_broken(const struct driver *driver, void *pinned)
 {
-    int result = driver->call.cuStreamQuery(stream);
-    return result != DRIVER_SUCCESS && result != DRIVER_NOT_READY;
+    uint64_t address;
+    return driver->call.cuMemHostGetDevicePointer(&address, pinned, 0) != DRIVER_SUCCESS;
 }
 
 static union driver_operation operation(int kind, struct driver_word word)

@@ -63,8 +63,9 @@ void driver_leave(const struct driver *driver, const struct driver_scope *scope)
 bool driver_stream_id(
     const struct driver *driver, void *stream, uint64_t *id, struct wire_error *error);
 
-/* Whether the stream's context has failed for good: nothing on it will run any more. */
-bool driver_is_broken(const struct driver *driver, void *stream);
+/* Whether the current context has failed for good: nothing on it will run any more. `pinned`: memory
+ * from driver_pin(). */
+bool driver_is_broken(const struct driver *driver, void *pinned);
 
 /* Writes `before` to its address once all earlier work of the stream is done, waits there until `until`
  * is reached, then writes `after`. All or nothing is enqueued. */

@@ -15,7 +15,10 @@ enum {
     DRIVER_INVALID_CONTEXT = 201,
     DRIVER_INVALID_HANDLE = 400,
     DRIVER_NOT_READY = 600,
+    DRIVER_FIRST_FAULT = 700, /* up to the last most say that a kernel has failed */
     DRIVER_ILLEGAL_ADDRESS = 700,
+    DRIVER_CONTEXT_IS_DESTROYED = 709,
+    DRIVER_LAST_FAULT = 719,
     DRIVER_FIRST_CAPTURE_ERROR = 900, /* CUDA_ERROR_STREAM_CAPTURE_* */
     DRIVER_LAST_CAPTURE_ERROR = 908,
 };
@@ -84,7 +87,6 @@ struct driver_functions {
     int (*cuStreamGetCtx)(void *stream, void **context);
     int (*cuStreamGetId)(void *stream, unsigned long long *id);
     int (*cuStreamIsCapturing)(void *stream, int *status);
-    int (*cuStreamQuery)(void *stream);
     int (*cuStreamBatchMemOp)(
         void *stream, unsigned count, union driver_operation *operations, unsigned flags);
 };

@@ -161,13 +161,12 @@ static bool check_stream(
 }
 
 /* Sleeps until the stream is past all that it was given before. false: it never will be. */
-static bool wait_for_earlier(
-    struct attnd *client, const struct stream_call *call, unsigned lane, uint64_t before)
+static bool wait_for_earlier(struct attnd *client, unsigned lane, uint64_t before)
 {
     const _Atomic uint32_t *passed = &client->streams.marks->passed[lane];
     struct timespec pause = clock_timespec(PAUSE_NS);
     while (!page_reached(atomic_load(passed), (uint32_t)before)) {
-        if (loss_happened(&client->loss) || driver_is_broken(&client->driver, call->stream)) {
+        if (loss_happened(&client->loss) || driver_is_broken(&client->driver, client->page)) {
             return false;
         }
         (void)nanosleep(&pause, NULL);
@@ -222,12 +221,59 @@ enum attnd_status stream_enqueue(struct attnd *client, const struct stream_call 
     }
     /* The requests are with the daemon; without the stream they have to be let go by hand, but not
      * before the stream's earlier ones, whose turn would come with them. */
-    (void)wait_for_earlier(client, call, lane, last - count);
+    (void)wait_for_earlier(client, lane, last - count);
     atomic_store_explicit(&client->page->lane[lane].ready, (uint32_t)last, memory_order_release);
     atomic_store(&streams->marks->passed[lane], (uint32_t)last);
     struct wire_error ignored;
     wait_ended(client, submit_ticket(lane, last, count), &ignored);
     return error_of_wire(&error);
+}
+
+static bool context_failed(const struct attnd *client, void *context)
+{
+    struct driver_scope scope;
+    if (!driver_enter_context(&client->driver, context, &scope)) {
+        return true; /* it was destroyed */
+    }
+    bool failed = driver_is_broken(&client->driver, client->page);
+    driver_leave(&client->driver, &scope);
+    return failed;
+}
+
+/* Caller holds the client's mutex. */
+static void let_go(struct attnd *client, unsigned lane)
+{
+    struct streams *streams = &client->streams;
+    uint64_t sent = atomic_load(&client->lanes.lane[lane].sent);
+    _Atomic uint32_t *ready = &client->page->lane[lane].ready;
+    streams->lost_to[lane] = sent;
+    streams->lost_after[lane] = sent - ((uint32_t)sent - atomic_load(ready));
+    if (client->lanes.lane[lane].key.device) {
+        atomic_store_explicit(ready, (uint32_t)sent, memory_order_release);
+        atomic_store(&streams->marks->passed[lane], (uint32_t)sent);
+    }
+}
+
+void stream_check(struct attnd *client)
+{
+    struct streams *streams = &client->streams;
+    void *context = atomic_load(&streams->context);
+    if (!context || atomic_load(&streams->broken) || !context_failed(client, context)) {
+        return;
+    }
+    (void)pthread_mutex_lock(&client->mutex);
+    for (unsigned lane = 0; lane < PAGE_LANES; lane++) {
+        let_go(client, lane);
+    }
+    atomic_store(&streams->broken, true);
+    (void)pthread_mutex_unlock(&client->mutex);
+}
+
+bool stream_has_lost(const struct attnd *client, unsigned lane, uint64_t sequence)
+{
+    const struct streams *streams = &client->streams;
+    return atomic_load(&streams->broken) && sequence > streams->lost_after[lane] &&
+           sequence <= streams->lost_to[lane];
 }
 
 enum attnd_status stream_reset(struct attnd *client, void *stream)

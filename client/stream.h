@@ -31,6 +31,11 @@ struct streams {
     uint64_t page;              /* as the device sees it */
     uint64_t marks_page;        /* likewise: */
     struct stream_marks *marks; /* owned */
+
+    /* By lane: sequences from one to the other will never be ready, for the context has failed. */
+    _Atomic bool broken;
+    uint64_t lost_after[PAGE_LANES];
+    uint64_t lost_to[PAGE_LANES];
 };
 
 /* A call on its way. */
@@ -53,6 +58,13 @@ void stream_leave(struct attnd *client, const struct stream_call *call);
  * they have ended somehow, and the stream knows nothing of them. */
 enum attnd_status stream_enqueue(struct attnd *client, const struct stream_call *call,
     unsigned lane, uint64_t last, size_t count);
+
+/* Looks whether the streams' context has failed, as by a fault of the program's own kernels. Then what
+ * they will never say is ready is let go by hand, so that nobody waits for it. */
+void stream_check(struct attnd *client);
+
+/* Whether the request is one of those. Any thread. */
+bool stream_has_lost(const struct attnd *client, unsigned lane, uint64_t sequence);
 
 /* What failed on the stream is forgotten. */
 enum attnd_status stream_reset(struct attnd *client, void *stream);

@@ -81,6 +81,11 @@ static void read_outcome(
     uint64_t sequence = submit_ticket_sequence(ticket);
     size_t count = submit_ticket_count(ticket);
     error->status = WIRE_OK;
+    if (stream_has_lost(client, lane, sequence)) {
+        (void)wire_fail(error, WIRE_DEVICE_FAULT,
+            "the CUDA context of the stream failed before the inputs were ready");
+        return;
+    }
     (void)pthread_mutex_lock(&client->mutex);
     lane_reap(&client->lanes, lane);
     const struct lane_failure *failure = lane_find_failure(&client->lanes, lane, sequence, count);

@@ -354,6 +354,39 @@ Test(client_gpu_stream, a_stream_that_takes_no_work_holds_up_nobody)
     gpu_finish_call(made, true);
 }
 
+Test(client_gpu_stream, when_the_programs_own_kernels_fail_nobody_waits_for_ever)
+{
+    static struct gpu_gate gate;
+    struct client_case *made = gpu_call(NULL);
+    struct client_case *host = gpu_call(NULL);
+    void *stream = fake_cuda_stream();
+    attnd_ticket good;
+    attnd_ticket ticket;
+    OK(gpu_submit(made, stream, &good));
+    OK(attnd_wait(gpu_client, good, ATTND_FOREVER));
+    fake_cuda_launch(stream, gpu_hold, &gate);
+    for (int i = 0; i < PAGE_RESULTS; i++) {
+        OK(gpu_submit(made, stream, &ticket));
+    }
+    fake_cuda_break(fake_cuda_context(0, true));
+    gpu_expect(attnd_wait(gpu_client, ticket, ATTND_FOREVER), ATTND_DEVICE_FAULT,
+        "the CUDA context of the stream failed");
+    OK(attnd_wait(gpu_client, good, 0));
+    gpu_expect(gpu_submit(made, stream, NULL), ATTND_DEVICE_FAULT,
+        "stream cannot be used: CUDA says CUDA_ERROR_ILLEGAL_ADDRESS (700)");
+    client_case_place(host, malloc(host->bytes));
+    for (enum wire_role role = WIRE_Q; role < WIRE_ROLE_END; role++) {
+        host->tensor[role].device = (DLDevice){kDLCPU, 0};
+    }
+    for (int i = 0; i < PAGE_RESULTS; i++) {
+        OK(gpu_submit(host, NULL, &ticket));
+        OK(attnd_wait(gpu_client, ticket, 0));
+    }
+    free(host->memory);
+    gpu_finish_call(host, false);
+    gpu_finish_call(made, true);
+}
+
 /* ---- Finding the daemon ------------------------------------------------------------------------- */
 
 static enum wire_device_kind kind_found(const char *root)

@@ -192,15 +192,6 @@ int cuStreamIsCapturing(void *handle, int *status)
     return result;
 }
 
-FAKE_EXPORT int cuStreamQuery(void *handle);
-
-int cuStreamQuery(void *handle)
-{
-    struct fake_stream *stream;
-    int result = ask(handle, &stream);
-    return result != DRIVER_SUCCESS || fake_cuda_is_idle(handle) ? result : DRIVER_NOT_READY;
-}
-
 static _Atomic uint32_t *word_at(uint64_t address)
 {
     return (_Atomic uint32_t *)(uintptr_t)(address - FAKE_HOST_DISTANCE);
