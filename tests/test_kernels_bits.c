@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "executor.h"
+#include "tested.h"
 #include "trial.h"
 
 #define TRIALS 20
@@ -42,7 +43,7 @@ static struct trial_spec spec_of(int n)
     static const int32_t dims[] = {64, 40, 17, 128, 96, 256, 8};
     struct trial_spec spec = trial_spec_default();
     spec.seed = (uint64_t)n;
-    spec.dtype = (enum attn_dtype)(ATTN_FP16 + n % 3);
+    spec.dtype = tested_dtype(n);
     spec.batch = 1 + n % 3;
     spec.heads_kv = 1 + n % 2;
     spec.heads_q = spec.heads_kv * (1 + n % 4);
@@ -54,6 +55,7 @@ static struct trial_spec spec_of(int n)
     spec.window_right = n % 2 == 0 ? 0 : ATTN_UNBOUNDED;
     spec.window_left = n % 5 == 0 ? 50 : ATTN_UNBOUNDED;
     spec.dlse = n % 3 == 0;
+    spec.deterministic = true;
     add_features(&spec, n);
     spec.layout[TENSOR_K] = (enum trial_layout)(n % TRIAL_INPUT_LAYOUTS);
     spec.layout[TENSOR_DQ] = (enum trial_layout)(n % TRIAL_OUTPUT_LAYOUTS);
@@ -71,7 +73,7 @@ static void solve_one(struct executor *executor, struct trial *trial, uint64_t t
 static void solve_plainly(struct trial trials[TRIALS])
 {
     struct executor executor;
-    executor_init(&executor, attn_family_find("cpu"), 1);
+    executor_init(&executor, tested_family(), 1);
     for (int i = 0; i < TRIALS; i++) {
         struct trial_spec spec = spec_of(i);
         trial_init(&trials[i], &spec);
@@ -105,7 +107,7 @@ static void expect_same_with(const char *how, unsigned workers, uint64_t tiles_p
     struct trial plain[TRIALS];
     solve_plainly(plain);
     struct executor executor;
-    executor_init(&executor, attn_family_find("cpu"), workers);
+    executor_init(&executor, tested_family(), workers);
     for (int i = 0; i < TRIALS; i++) {
         struct trial_spec spec = spec_of(i);
         struct trial trial;
@@ -172,7 +174,7 @@ static void expect_same_in_groups(const char *how, unsigned workers, uint64_t ti
         backward[i] = trials[i].problem;
     }
     struct executor executor;
-    executor_init(&executor, attn_family_find("cpu"), workers);
+    executor_init(&executor, tested_family(), workers);
     size_t largest = solve_in_groups(&executor, ATTN_FORWARD, forward, tiles_per_launch);
     cr_expect(largest > 1, "no two problems share a launch");
     solve_in_groups(&executor, ATTN_BACKWARD, backward, tiles_per_launch);
@@ -200,10 +202,12 @@ Test(kernels_bits, of_hundreds_of_problems_in_one_group)
     static struct attn_problem forward[MANY];
     static struct attn_problem backward[MANY];
     struct executor executor;
-    executor_init(&executor, attn_family_find("cpu"), 3);
+    executor_init(&executor, tested_family(), 3);
     for (int i = 0; i < MANY; i++) {
         struct trial_spec spec = trial_spec_default();
         spec.seed = (uint64_t)i;
+        spec.dtype = tested_dtype(2);
+        spec.deterministic = true;
         spec.seqlen_q = i % 5;
         spec.seqlen_k = i % 7;
         spec.head_dim_qk = 1 + i % 11;

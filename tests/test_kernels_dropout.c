@@ -9,6 +9,7 @@
 #include "device/philox.h"
 #include "executor.h"
 #include "formula.h"
+#include "tested.h"
 #include "trial.h"
 
 /* -- the generator -------------------------------------------------------------------------- */
@@ -125,7 +126,7 @@ static void reveal(struct trial *trial, bool backward)
     }
     struct attn_problem forward = trial_forward(trial);
     struct executor executor;
-    executor_init(&executor, attn_family_find("cpu"), 2);
+    executor_init(&executor, tested_family(), 2);
     cr_expect(executor_solve(&executor, ATTN_FORWARD, &forward, 1, 0) == 0);
     if (backward) {
         cr_expect(executor_solve(&executor, ATTN_BACKWARD, &trial->problem, 1, 0) == 0);
@@ -161,7 +162,7 @@ Test(kernels_dropout, masks_are_made_of_coordinates_in_both_directions)
     for (size_t l = 0; l < sizeof lengths / sizeof lengths[0]; l++) {
         for (int n = 0; n < 6; n++) {
             struct trial_spec spec = trial_spec_default();
-            spec.dtype = (enum attn_dtype)(ATTN_FP16 + n % 3);
+            spec.dtype = tested_dtype(n);
             spec.batch = 2;
             spec.heads_q = 3;
             spec.heads_kv = 3;

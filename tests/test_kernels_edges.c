@@ -7,14 +7,13 @@
 
 #include "executor.h"
 #include "judge.h"
+#include "tested.h"
 #include "trial.h"
-
-static const enum attn_dtype dtypes[] = {ATTN_FP16, ATTN_BF16, ATTN_FP32};
 
 /* Both directions, judged by the bar and by what was written. */
 static void solve(const char *name, struct trial *trial, unsigned workers)
 {
-    const struct judge_run run = {attn_family_find("cpu"), ATTN_BACKWARD, true, workers, 0, NULL};
+    const struct judge_run run = {tested_family(), ATTN_BACKWARD, true, workers, 0, NULL};
     struct verdict verdict = {0};
     judge_trial(&verdict, trial, &run);
     cr_expect(!verdict.failed, "%s, ratio %g", name, verdict.ratio);
@@ -56,6 +55,7 @@ static struct trial_spec usual_spec(enum attn_dtype dtype)
     spec.seqlen_k = 50;
     spec.scale = 0.2F;
     spec.dlse = true;
+    spec.deterministic = true;
     return spec;
 }
 
@@ -70,8 +70,8 @@ Test(kernels_edges, no_rows_no_keys_no_batch)
         {"neither rows nor keys", 2, 0, 0}, {"nothing at all", 0, 0, 0}};
 
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
-        for (size_t d = 0; d < 3; d++) {
-            struct trial_spec spec = usual_spec(dtypes[d]);
+        for (int d = 0; d < TESTED_DTYPES; d++) {
+            struct trial_spec spec = usual_spec(tested_dtype(d));
             spec.batch = cases[c].batch;
             spec.seqlen_q = cases[c].seqlen_q;
             spec.seqlen_k = cases[c].seqlen_k;
@@ -106,8 +106,8 @@ Test(kernels_edges, rows_without_keys_are_exactly_zero)
     };
 
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
-        for (size_t d = 0; d < 3; d++) {
-            struct trial_spec spec = usual_spec(dtypes[d]);
+        for (int d = 0; d < TESTED_DTYPES; d++) {
+            struct trial_spec spec = usual_spec(tested_dtype(d));
             spec.seqlen_q = cases[c].seqlen_q;
             spec.seqlen_k = cases[c].seqlen_k;
             spec.window_left = cases[c].left;
@@ -133,8 +133,8 @@ Test(kernels_edges, rows_without_keys_are_exactly_zero)
 /* A row attends to a key only if it sees it: what lies behind the mask may be anything. */
 Test(kernels_edges, keys_that_nobody_sees_get_zero_gradients)
 {
-    for (size_t d = 0; d < 3; d++) {
-        struct trial_spec spec = usual_spec(dtypes[d]);
+    for (int d = 0; d < TESTED_DTYPES; d++) {
+        struct trial_spec spec = usual_spec(tested_dtype(d));
         spec.seqlen_q = 30;
         spec.seqlen_k = 200;
         spec.alignment = ATTN_TOP_LEFT;
@@ -174,8 +174,8 @@ Test(kernels_edges, extreme_logits_and_scales)
     };
 
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
-        for (size_t d = 0; d < 3; d++) {
-            struct trial_spec spec = usual_spec(dtypes[d]);
+        for (int d = 0; d < TESTED_DTYPES; d++) {
+            struct trial_spec spec = usual_spec(tested_dtype(d));
             spec.scale = cases[c].scale;
             spec.query_size = cases[c].query_size;
             spec.value_size = cases[c].value_size;
@@ -192,8 +192,8 @@ Test(kernels_edges, extreme_logits_and_scales)
 /* The mean of two numbers needs no rounding before the last: exactly one answer is right. */
 Test(kernels_edges, results_round_to_nearest_even)
 {
-    for (size_t d = 0; d < 3; d++) {
-        struct trial_spec spec = usual_spec(dtypes[d]);
+    for (int d = 0; d < TESTED_DTYPES; d++) {
+        struct trial_spec spec = usual_spec(tested_dtype(d));
         spec.seqlen_k = 2;
         spec.values = TRIAL_ZERO_KEYS;
         struct trial trial;
@@ -283,7 +283,7 @@ Test(kernels_edges, strides_beyond_31_bits)
         struct trial far = {.problem = backward};
         struct attn_problem forward = trial_forward(&far);
         struct executor executor;
-        executor_init(&executor, attn_family_find("cpu"), 1);
+        executor_init(&executor, tested_family(), 1);
         cr_expect(executor_solve(&executor, ATTN_FORWARD, &forward, 1, 0) == 0);
         cr_expect(executor_solve(&executor, ATTN_BACKWARD, &backward, 1, 0) == 0);
         expect_same_values(names[dimension], &trial.problem, &backward);

@@ -7,13 +7,12 @@
 
 #include "executor.h"
 #include "judge.h"
+#include "tested.h"
 #include "trial.h"
-
-static const enum attn_dtype dtypes[] = {ATTN_FP16, ATTN_BF16, ATTN_FP32};
 
 static void solve(const char *name, struct trial *trial)
 {
-    const struct judge_run run = {attn_family_find("cpu"), ATTN_BACKWARD, true, 2, 0, NULL};
+    const struct judge_run run = {tested_family(), ATTN_BACKWARD, true, 2, 0, NULL};
     struct verdict verdict = {0};
     judge_trial(&verdict, trial, &run);
     cr_expect(
@@ -33,6 +32,7 @@ static struct trial_spec usual_spec(enum attn_dtype dtype)
     spec.seqlen_k = 90;
     spec.scale = 0.2F;
     spec.dlse = true;
+    spec.deterministic = true;
     return spec;
 }
 
@@ -77,8 +77,8 @@ static void expect_row(const struct trial *trial, enum tensor_id id, int64_t row
 
 Test(kernels_features, a_row_of_minus_infinities_sees_nothing)
 {
-    for (size_t d = 0; d < 3; d++) {
-        struct trial_spec spec = usual_spec(dtypes[d]);
+    for (int d = 0; d < TESTED_DTYPES; d++) {
+        struct trial_spec spec = usual_spec(tested_dtype(d));
         spec.bias = true;
         spec.dbias = true;
         spec.seqlen_k = 300; /* whole blocks without a finite score */
@@ -99,8 +99,8 @@ Test(kernels_features, a_row_of_minus_infinities_sees_nothing)
 
 Test(kernels_features, sinks_take_rows_without_keys)
 {
-    for (size_t d = 0; d < 3; d++) {
-        struct trial_spec spec = usual_spec(dtypes[d]);
+    for (int d = 0; d < TESTED_DTYPES; d++) {
+        struct trial_spec spec = usual_spec(tested_dtype(d));
         spec.seqlen_q = 120; /* the first 30 see no key */
         spec.window_right = 0;
         spec.sinks = true;
@@ -152,8 +152,8 @@ Test(kernels_features, extreme_numbers)
     };
 
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
-        for (size_t d = 0; d < 3; d++) {
-            struct trial_spec spec = usual_spec(dtypes[d]);
+        for (int d = 0; d < TESTED_DTYPES; d++) {
+            struct trial_spec spec = usual_spec(tested_dtype(d));
             add_all(&spec);
             spec.dropout_threshold = 0;
             spec.softcap = cases[c].softcap;
@@ -173,8 +173,8 @@ Test(kernels_features, extreme_numbers)
 /* Hardly anything is kept, and what is kept counts 65536-fold. */
 Test(kernels_features, nearly_everything_dropped)
 {
-    for (size_t d = 1; d < 3; d++) { /* fp16 has no such numbers */
-        struct trial_spec spec = usual_spec(dtypes[d]);
+    for (int d = 1; d < TESTED_DTYPES; d++) { /* fp16 has no such numbers */
+        struct trial_spec spec = usual_spec(tested_dtype(d));
         spec.dropout_threshold = 65535;
         spec.seqlen_q = 300;
         spec.seqlen_k = 300;
@@ -201,7 +201,7 @@ static void solve_both(struct trial *trial)
 {
     struct attn_problem forward = trial_forward(trial);
     struct executor executor;
-    executor_init(&executor, attn_family_find("cpu"), 2);
+    executor_init(&executor, tested_family(), 2);
     cr_expect(executor_solve(&executor, ATTN_FORWARD, &forward, 1, 0) == 0);
     cr_expect(executor_solve(&executor, ATTN_BACKWARD, &trial->problem, 1, 0) == 0);
     executor_finish(&executor);
@@ -257,8 +257,8 @@ static void expect_same_elsewhere(const struct trial *clean, const struct trial 
 
 Test(kernels_features, nothing_of_a_sequence_reaches_its_neighbours)
 {
-    for (size_t d = 0; d < 3; d++) {
-        struct trial_spec spec = packed_spec(dtypes[d]);
+    for (int d = 0; d < TESTED_DTYPES; d++) {
+        struct trial_spec spec = packed_spec(tested_dtype(d));
         struct trial clean;
         trial_init(&clean, &spec);
         solve_both(&clean);
@@ -293,7 +293,7 @@ Test(kernels_features, nothing_of_a_problem_reaches_others_of_its_group)
         backward[i] = trials[i].problem;
     }
     struct executor executor;
-    executor_init(&executor, attn_family_find("cpu"), 3);
+    executor_init(&executor, tested_family(), 3);
     cr_expect(executor_solve(&executor, ATTN_FORWARD, forward, 3, 0) == 0);
     cr_expect(executor_solve(&executor, ATTN_BACKWARD, backward, 3, 0) == 0);
     executor_finish(&executor);

@@ -7,8 +7,12 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#if defined(TESTED_EMULATED)
+#include "emulator.h"
+#endif
 #include "executor.h"
 #include "judge.h"
+#include "tested.h"
 #include "trial.h"
 
 #define BATCH 4
@@ -38,13 +42,13 @@ static struct trial_spec packed_spec(void)
     spec.bias = true;
     spec.dbias = true;
     spec.dlse = true;
+    spec.deterministic = true;
     return spec;
 }
 
 static void solve(const char *name, struct trial *trial, uint64_t tiles_per_launch)
 {
-    const struct judge_run run = {
-        attn_family_find("cpu"), ATTN_BACKWARD, true, 3, tiles_per_launch, NULL};
+    const struct judge_run run = {tested_family(), ATTN_BACKWARD, true, 3, tiles_per_launch, NULL};
     struct verdict verdict = {0};
     judge_trial(&verdict, trial, &run);
     cr_expect(!verdict.failed, "%s, ratio %g", name, verdict.ratio);
@@ -133,7 +137,7 @@ static struct trial_spec spec_of_round(int round)
 {
     struct trial_spec spec = packed_spec();
     spec.seed = (uint64_t)round;
-    spec.dtype = (enum attn_dtype)(ATTN_FP16 + round % 3);
+    spec.dtype = tested_dtype(round);
     spec.varlen_q = round % 4 != 1;
     spec.varlen_k = round % 4 != 2;
     return spec;
@@ -177,7 +181,7 @@ Test(kernels_lengths, may_change_while_kernels_run)
         struct trial_spec spec = spec_of_round(round);
         struct executor executor;
         struct trial trial;
-        executor_init(&executor, attn_family_find("cpu"), 1 + (unsigned)round % 3);
+        executor_init(&executor, tested_family(), 1 + (unsigned)round % 3);
         trial_init(&trial, &spec);
         use_table(&trial, &spec, vandal.table);
         solve_guarded(&executor, &trial, (uint64_t)round % 3);
@@ -188,7 +192,7 @@ Test(kernels_lengths, may_change_while_kernels_run)
     pthread_join(thread, NULL);
 }
 
-/* Who changes lengths between the items of a launch. */
+/* Who changes lengths between the items, or the blocks, of a launch. */
 static struct {
     lengths_table table;
     struct trial_rng rng;
@@ -196,24 +200,43 @@ static struct {
     uint64_t patience; /* items that he leaves alone */
 } saboteur;
 
+static void sabotage(void *context)
+{
+    (void)context;
+    saboteur.items++;
+    for (int i = 0; i < 20 && saboteur.items > saboteur.patience; i++) {
+        scramble(saboteur.table, &saboteur.rng);
+    }
+}
+
+#if defined(TESTED_EMULATED)
+static void open_gate(struct executor *executor)
+{
+    (void)executor;
+    emulator_after_blocks(sabotage, NULL);
+}
+#else
 static void run_with_saboteur(
     const struct attn_executor *executor, uint64_t items, attn_work_fn work, void *context)
 {
     (void)executor;
     for (uint64_t item = 0; item < items; item++) {
         work(context, item, 0);
-        saboteur.items++;
-        for (int i = 0; i < 20 && saboteur.items > saboteur.patience; i++) {
-            scramble(saboteur.table, &saboteur.rng);
-        }
+        sabotage(NULL);
     }
 }
+
+static void open_gate(struct executor *executor)
+{
+    executor->base.run = run_with_saboteur;
+}
+#endif
 
 Test(kernels_lengths, may_change_between_any_two_items)
 {
     struct executor executor;
-    executor_init(&executor, attn_family_find("cpu"), 1);
-    executor.base.run = run_with_saboteur;
+    executor_init(&executor, tested_family(), 1);
+    open_gate(&executor);
     for (int round = 0; round < (ORACLE_QUICK ? 20 : 60); round++) {
         struct trial_spec spec = spec_of_round(round);
         struct trial trial;
@@ -243,8 +266,8 @@ Test(kernels_lengths, are_read_in_the_first_tiles_only)
 {
     static const enum attn_direction directions[] = {ATTN_FORWARD, ATTN_BACKWARD};
     struct executor executor;
-    executor_init(&executor, attn_family_find("cpu"), 1);
-    executor.base.run = run_with_saboteur;
+    executor_init(&executor, tested_family(), 1);
+    open_gate(&executor);
     for (int round = 0; round < 12; round++) {
         struct trial_spec spec = spec_of_round(round);
         struct trial calm;

@@ -28,8 +28,8 @@ extern "C" {
 /* Launches of this thread draw their orders from here on as in a new process with this seed. */
 void emulator_seed(uint64_t seed);
 
-/* Called before each block of this thread's launches; NULL: nothing is. */
-void emulator_before_blocks(void (*hook)(void *context), void *context);
+/* Called after each block of this thread's launches; NULL: nothing is. */
+void emulator_after_blocks(void (*hook)(void *context), void *context);
 
 #ifdef __cplusplus
 }

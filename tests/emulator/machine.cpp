@@ -308,9 +308,6 @@ void prepare_threads(
 
 void run_block(struct machine *m, machine_kernel kernel, uint32_t block)
 {
-    if (m->hook != nullptr) {
-        m->hook(m->hook_context);
-    }
     m->block = block;
     m->at_barrier = 0;
     m->ended = 0;
@@ -328,6 +325,9 @@ void run_block(struct machine *m, machine_kernel kernel, uint32_t block)
     m->running = nullptr;
     if (!shared_intact(&m->shared)) {
         fail({nullptr, 0}, "the block wrote beyond its %zu bytes of shared memory", m->shared.size);
+    }
+    if (m->hook != nullptr) {
+        m->hook(m->hook_context);
     }
 }
 
@@ -501,7 +501,7 @@ void emulator_seed(uint64_t seed)
     m->launches = 0;
 }
 
-void emulator_before_blocks(void (*hook)(void *context), void *context)
+void emulator_after_blocks(void (*hook)(void *context), void *context)
 {
     here()->hook = hook;
     here()->hook_context = context;
