@@ -7,6 +7,28 @@
 
 #include "backward_parts.cuh"
 
+/* What a block owns and walks over: in shared memory, because registers are short. Thread 0 writes. */
+struct columns_walk {
+    int32_t batch; /* -1: there is nothing to do */
+    int32_t kv_head;
+    int32_t key;   /* the first */
+    int32_t heads; /* of the group */
+    int32_t row;   /* the first query of each head that sees any of the keys */
+    int32_t end;   /* behind the last one */
+    struct lengths_sequence queries;
+    struct lengths_sequence keys;
+    struct tile_rows q; /* of the group's first head, from the sequence's first query on */
+    struct tile_rows dout;
+    int64_t q_head; /* from one head's to the next one's, in elements */
+    int64_t dout_head;
+    const float *lse;
+    const float *delta;
+    int64_t stats_head;
+    float *dq; /* NULL: others make dq */
+    int64_t dq_head;
+    struct score_head score; /* of the step's head */
+};
+
 /* Eight warps: how they share out each of the products. */
 template <int Width, enum score_kind Kind>
 struct columns_shape {
@@ -37,37 +59,19 @@ struct columns_shape {
     static const int p = v + key_bytes;
     static const int ds = p + score_bytes;
     static const int q = ds + score_bytes; /* then dout, then the next stage's */
-    static const int bytes = q + stages * 2 * query_bytes;
-};
-
-/* What a block owns, and what it walks over. */
-struct columns_walk {
-    const struct attn_problem *problem;
-    struct lengths_sequence queries;
-    struct lengths_sequence keys;
-    int32_t batch;
-    int32_t head; /* of the kv heads */
-    int32_t key;  /* the first */
-    int32_t row;  /* of the queries of each head, the first */
-    int32_t end;
-    const float *lse; /* of head 0 and the sequence's first query */
-    const float *delta;
-    int64_t head_rows; /* from one head's to the next one's */
-    float *dq;
-    int64_t head_dq;
+    static const int walk = q + stages * 2 * query_bytes;
+    static const int bytes = walk + (int)sizeof(struct columns_walk);
 };
 
 /* Where in its walk a block is. */
 struct columns_step {
-    int32_t head;
+    int32_t head; /* of the group */
     int32_t row;
 };
 
-template <class Shape>
 PTX_FUNCTION bool columns_end(const struct columns_walk &walk, struct columns_step step)
 {
-    int32_t group = walk.problem->heads_q / walk.problem->heads_kv;
-    return step.head >= (walk.head + 1) * group || walk.row >= walk.end;
+    return step.head >= walk.heads || walk.row >= walk.end;
 }
 
 template <class Shape>
@@ -82,48 +86,79 @@ PTX_FUNCTION struct columns_step columns_next(
     return step;
 }
 
-template <int Width, class Shape>
-PTX_FUNCTION struct columns_walk columns_walk_of(
-    const struct device_item &item, struct lengths_place place, int32_t head)
+PTX_FUNCTION void columns_set_score(
+    struct columns_walk &walk, const struct attn_problem &problem, int32_t head)
+{
+    walk.score = score_head_of(problem, walk.batch, walk.kv_head * walk.heads + head,
+        walk.queries.length, walk.keys.length);
+}
+
+/* All of the group's heads: they are aligned alike, or not treated as such. */
+PTX_FUNCTION struct tile_rows columns_rows(
+    const struct attn_view &view, const struct columns_walk &walk, int columns)
+{
+    struct tile_rows rows = backward_rows(
+        view, walk.queries, walk.kv_head * walk.heads, 0, walk.queries.length, columns);
+    rows.aligned = rows.aligned && (walk.heads == 1 || view.head_stride % 8 == 0);
+    return rows;
+}
+
+/* Where the numbers of the group's first head are, and how far the next one's. */
+PTX_FUNCTION void columns_find(struct columns_walk &walk, const struct device_item &item)
 {
     const struct attn_problem *problem = &item.problem;
-    const char *workspace = item.workspace;
     struct backward_layout layout = backward_layout_of(problem);
-    struct columns_walk walk;
-    walk.problem = problem;
-    walk.batch = place.batch;
-    walk.head = head;
-    walk.key = place.row;
-    walk.queries = lengths_sequence_of(problem, workspace, LENGTHS_QUERIES, place.batch);
-    walk.keys = lengths_sequence_of(problem, workspace, LENGTHS_KEYS, place.batch);
+    int64_t head = walk.kv_head * walk.heads;
+    walk.q = columns_rows(problem->q, walk, problem->head_dim_qk);
+    walk.dout = columns_rows(problem->dout, walk, problem->head_dim_v);
+    walk.q_head = problem->q.head_stride;
+    walk.dout_head = problem->dout.head_stride;
+    walk.stats_head = backward_all_rows(problem, LENGTHS_QUERIES);
+    int64_t first =
+        walk.stats_head * head + backward_first_row(problem, LENGTHS_QUERIES, &walk.queries);
+    walk.lse = (const float *)(item.workspace + layout.lse) + first;
+    walk.delta = (const float *)(item.workspace + layout.delta) + first;
+    walk.dq_head = backward_groups(problem) * BACKWARD_GROUP * backward_width(problem);
+    walk.dq = backward_owns_queries(problem)
+                  ? NULL
+                  : backward_dq_sums(item, walk.queries, walk.batch, (int32_t)head);
+}
 
-    struct score_head score =
-        score_head_of(*problem, place.batch, 0, walk.queries.length, walk.keys.length);
+template <class Shape>
+PTX_FUNCTION void columns_begin(struct columns_walk &walk, const struct device_place &place)
+{
+    const struct device_item &item = *place.item;
+    const struct attn_problem *problem = &item.problem;
+    int64_t blocks = lengths_blocks(problem, LENGTHS_KEYS, Shape::keys);
+    struct lengths_place found = lengths_place_of(
+        problem, item.workspace, LENGTHS_KEYS, Shape::keys, (int64_t)place.tile % blocks);
+    walk.batch = found.batch;
+    if (found.batch < 0) {
+        return;
+    }
+    walk.key = found.row;
+    walk.heads = problem->heads_q / problem->heads_kv;
+    walk.kv_head = (int32_t)((int64_t)place.tile / blocks);
+    walk.queries = lengths_sequence_of(problem, item.workspace, LENGTHS_QUERIES, found.batch);
+    walk.keys = lengths_sequence_of(problem, item.workspace, LENGTHS_KEYS, found.batch);
+    columns_set_score(walk, *problem, 0);
+    columns_find(walk, item);
+
     int32_t last =
-        place.row + Shape::keys < walk.keys.length ? place.row + Shape::keys : walk.keys.length;
-    bool none = place.row >= walk.keys.length;
-    walk.row = score_first_query(score, place.row) / Shape::queries * Shape::queries;
-    walk.end = none ? 0 : score_end_query(score, (int64_t)last - 1);
-
-    int64_t first = backward_first_row(problem, LENGTHS_QUERIES, &walk.queries);
-    walk.lse = (const float *)(workspace + layout.lse) + first;
-    walk.delta = (const float *)(workspace + layout.delta) + first;
-    walk.head_rows = backward_all_rows(problem, LENGTHS_QUERIES);
-    walk.head_dq = backward_groups(problem) * (BACKWARD_GROUP * Width);
-    walk.dq = backward_owns_queries(problem) ? NULL
-                                             : backward_dq_sums(item, walk.queries, place.batch, 0);
-    return walk;
+        walk.key + Shape::keys < walk.keys.length ? walk.key + Shape::keys : walk.keys.length;
+    walk.row = score_first_query(walk.score, walk.key) / Shape::queries * Shape::queries;
+    walk.end = walk.key < walk.keys.length ? score_end_query(walk.score, (int64_t)last - 1) : 0;
 }
 
 template <int Width, class Shape>
-PTX_FUNCTION void columns_load_keys(const struct columns_walk &walk, char *shared)
+PTX_FUNCTION void columns_load_keys(
+    const struct attn_problem &problem, const struct columns_walk &walk, char *shared)
 {
-    const struct attn_problem &problem = *walk.problem;
     tile_load<Shape::keys, Width, Shape::threads>(
-        shared + Shape::k, backward_rows(problem.k, walk.keys, walk.head, walk.key,
+        shared + Shape::k, backward_rows(problem.k, walk.keys, walk.kv_head, walk.key,
                                walk.keys.length, problem.head_dim_qk));
     tile_load<Shape::keys, Width, Shape::threads>(
-        shared + Shape::v, backward_rows(problem.v, walk.keys, walk.head, walk.key,
+        shared + Shape::v, backward_rows(problem.v, walk.keys, walk.kv_head, walk.key,
                                walk.keys.length, problem.head_dim_v));
 }
 
@@ -132,29 +167,28 @@ template <int Width, class Shape>
 PTX_FUNCTION void columns_load_queries(
     const struct columns_walk &walk, struct columns_step step, char *shared)
 {
-    const struct attn_problem &problem = *walk.problem;
-    tile_load<Shape::queries, Width, Shape::threads>(
-        shared, backward_rows(problem.q, walk.queries, step.head, step.row, walk.queries.length,
-                    problem.head_dim_qk));
-    tile_load<Shape::queries, Width, Shape::threads>(
-        shared + Shape::query_bytes, backward_rows(problem.dout, walk.queries, step.head, step.row,
-                                         walk.queries.length, problem.head_dim_v));
+    struct tile_rows rows = tile_rows_from(walk.q, step.row);
+    rows.first += walk.q_head * step.head * 2;
+    tile_load<Shape::queries, Width, Shape::threads>(shared, rows);
+    rows = tile_rows_from(walk.dout, step.row);
+    rows.first += walk.dout_head * step.head * 2;
+    tile_load<Shape::queries, Width, Shape::threads>(shared + Shape::query_bytes, rows);
     ptx_copy_commit();
 }
 
 /* Probabilities and ds of the block's keys and one step's queries, into their tiles. */
 template <int Width, enum score_kind Kind, bool Bf16, class Shape>
-PTX_FUNCTION void columns_scores(const struct columns_walk &walk, struct columns_step step,
-    const struct score_head &score, char *shared, uint32_t q)
+PTX_FUNCTION void columns_scores(
+    const struct columns_walk &walk, struct columns_step step, char *shared, uint32_t q)
 {
     static const bool capped = Kind == SCORE_GENERAL;
     typedef backward_a<Shape::queries, Width> of_queries;
     typedef backward_b<Shape::keys, Width> of_keys;
-    int warp = (int)ptx_thread() / 32;
+    int warp = (int)(ptx_thread() / 32);
     int row = warp % Shape::score_warps * (16 * Shape::score_m);
     int column = warp / Shape::score_warps * (8 * Shape::score_n);
     uint32_t keys = ptx_shared_address(shared);
-    int64_t head = walk.head_rows * step.head;
+    int64_t head = walk.stats_head * step.head;
     struct backward_stats<Shape::score_m> stats = backward_stats_of<Shape::score_m>(
         walk.lse + head, walk.delta + head, step.row + row, walk.queries.length);
     float p[Shape::score_m][Shape::score_n][4];
@@ -164,14 +198,14 @@ PTX_FUNCTION void columns_scores(const struct columns_walk &walk, struct columns
     backward_clear(p);
     backward_multiply<Bf16, of_queries, of_keys, Width>(p, q, row, keys + Shape::k, column);
     backward_probabilities<Kind, Bf16, capped>(
-        score, step.row + row, walk.key + column, stats, p, cap);
+        walk.score, step.row + row, walk.key + column, stats, p, cap);
     backward_clear(ds);
     backward_multiply<Bf16, of_queries, of_keys, Width>(
         ds, q + Shape::query_bytes, row, keys + Shape::v, column);
-    backward_ds<Kind>(score, stats, p, ds);
+    backward_ds<Kind>(walk.score, stats, p, ds);
     if constexpr (capped) {
-        backward_uncap(score, cap, ds);
-        backward_drop<Kind>(score, p);
+        backward_uncap(walk.score, cap, ds);
+        backward_drop<Kind>(walk.score, p);
     }
     backward_put<Bf16, Shape::queries, Shape::keys>(shared + Shape::p, row, column, p, 1.0F);
     backward_put<Bf16, Shape::queries, Shape::keys>(shared + Shape::ds, row, column, ds, 1.0F);
@@ -183,14 +217,14 @@ template <int Width, bool Bf16, class Shape>
 PTX_FUNCTION void columns_add_dq(
     const struct columns_walk &walk, struct columns_step step, uint32_t shared)
 {
-    int warp = (int)ptx_thread() / 32;
+    int warp = (int)(ptx_thread() / 32);
     int row = warp % Shape::query_warps * (16 * Shape::query_m);
     int column = warp / Shape::query_warps * (8 * Shape::query_n);
     float sum[Shape::query_m][Shape::query_n][4];
 
     backward_clear(sum);
     backward_multiply<Bf16, backward_a<Shape::queries, Shape::keys>,
-        backward_b_transposed<Shape::keys, Width>, Shape::keys>(
+        backward_b_transposed<Shape::keys, Width, 8 * Shape::query_n>, Shape::keys>(
         sum, shared + Shape::ds, row, shared + Shape::k, column);
 #pragma unroll
     for (int m = 0; m < Shape::query_m; m++) {
@@ -198,7 +232,7 @@ PTX_FUNCTION void columns_add_dq(
         if (first >= walk.queries.length) {
             break;
         }
-        float *to = walk.dq + walk.head_dq * step.head + (int64_t)first * Width + column * 16 +
+        float *to = walk.dq + walk.dq_head * step.head + (int64_t)first * Width + column * 16 +
                     ((int)ptx_thread() & 31);
 #pragma unroll
         for (int n = 0; n < Shape::query_n; n++) {
@@ -215,14 +249,19 @@ template <int Width, bool Bf16, class Shape>
 PTX_FUNCTION void columns_store(const struct columns_walk &walk, const struct attn_view &view,
     int columns, float factor, const float (&sum)[Shape::key_m][Shape::key_n][4], char *shared)
 {
-    int warp = (int)ptx_thread() / 32;
+    int warp = (int)(ptx_thread() / 32);
 
     ptx_barrier(); /* before: others may still read what lies there */
     backward_put<Bf16, Shape::keys, Width>(shared, warp % Shape::key_warps * (16 * Shape::key_m),
         warp / Shape::key_warps * (8 * Shape::key_n), sum, factor);
     ptx_barrier();
     tile_store<Shape::keys, Width, Shape::threads>(
-        shared, backward_rows(view, walk.keys, walk.head, walk.key, walk.keys.extent, columns));
+        shared, backward_rows(view, walk.keys, walk.kv_head, walk.key, walk.keys.extent, columns));
+}
+
+PTX_FUNCTION const struct attn_problem &columns_problem(const struct device_group &group)
+{
+    return device_place_of(group, ptx_block()).item->problem;
 }
 
 template <int Width, enum score_kind Kind, bool Bf16>
@@ -230,19 +269,17 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
     backward_columns(const __grid_constant__ struct device_group group)
 {
     typedef struct columns_shape<Width, Kind> shape;
-    struct device_place place = device_place_of(group, ptx_block());
-    const struct attn_problem &problem = place.item->problem;
-    int64_t blocks = lengths_blocks(&problem, LENGTHS_KEYS, shape::keys);
-    struct lengths_place first = lengths_place_of(
-        &problem, place.item->workspace, LENGTHS_KEYS, shape::keys, (int64_t)place.tile % blocks);
-    if (first.batch < 0) {
+    char *shared = ptx_shared_memory();
+    struct columns_walk &walk = *(struct columns_walk *)(shared + shape::walk);
+    if (ptx_thread() == 0) {
+        columns_begin<shape>(walk, device_place_of(group, ptx_block()));
+    }
+    ptx_barrier(); /* the walk is there */
+    if (walk.batch < 0) {
         return;
     }
-    struct columns_walk walk =
-        columns_walk_of<Width, shape>(*place.item, first, (int32_t)(place.tile / blocks));
-    char *shared = ptx_shared_memory();
     uint32_t address = ptx_shared_address(shared);
-    int warp = (int)ptx_thread() / 32;
+    int warp = (int)(ptx_thread() / 32);
     int key = warp % shape::key_warps * (16 * shape::key_m);
     int column = warp / shape::key_warps * (8 * shape::key_n);
     float dk[shape::key_m][shape::key_n][4];
@@ -250,37 +287,35 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
     backward_clear(dk);
     backward_clear(dv);
 
-    struct columns_step step = {walk.head * (problem.heads_q / problem.heads_kv), walk.row};
-    if (!columns_end<shape>(walk, step)) {
-        columns_load_keys<Width, shape>(walk, shared);
+    struct columns_step step = {0, walk.row};
+    if (!columns_end(walk, step)) {
+        columns_load_keys<Width, shape>(columns_problem(group), walk, shared);
         columns_load_queries<Width, shape>(walk, step, shared + shape::q);
     }
-    struct score_head score;
     int stage = 0;
-    while (!columns_end<shape>(walk, step)) {
+    while (!columns_end(walk, step)) {
         struct columns_step next = columns_next<shape>(walk, step);
-        bool more = !columns_end<shape>(walk, next);
+        bool more = !columns_end(walk, next);
         uint32_t q = address + shape::q + stage * (2 * shape::query_bytes);
-        if (step.row == walk.row) {
-            score = score_head_of(
-                problem, walk.batch, step.head, walk.queries.length, walk.keys.length);
-        }
         ptx_copy_wait<0>();
         ptx_barrier(); /* this step's rows are there, and nobody reads the last one's */
         if (shape::stages == 2 && more) {
             columns_load_queries<Width, shape>(
                 walk, next, shared + shape::q + (1 - stage) * (2 * shape::query_bytes));
         }
-        columns_scores<Width, Kind, Bf16, shape>(walk, step, score, shared, q);
-        ptx_barrier(); /* p and ds are there */
+        columns_scores<Width, Kind, Bf16, shape>(walk, step, shared, q);
+        ptx_barrier(); /* p and ds are there, and nobody reads this head's score */
+        if (next.head != step.head && more && ptx_thread() == 0) {
+            columns_set_score(walk, columns_problem(group), next.head);
+        }
         backward_multiply<Bf16, backward_a_transposed<shape::queries, shape::keys>,
-            backward_b_transposed<shape::queries, Width>, shape::queries>(
+            backward_b_transposed<shape::queries, Width, 8 * shape::key_n>, shape::queries>(
             dv, address + shape::p, key, q + shape::query_bytes, column);
         if (walk.dq != NULL) {
             columns_add_dq<Width, Bf16, shape>(walk, step, address);
         }
         backward_multiply<Bf16, backward_a_transposed<shape::queries, shape::keys>,
-            backward_b_transposed<shape::queries, Width>, shape::queries>(
+            backward_b_transposed<shape::queries, Width, 8 * shape::key_n>, shape::queries>(
             dk, address + shape::ds, key, q, column);
         if (shape::stages == 1 && more) {
             ptx_barrier(); /* nobody reads this step's rows */
@@ -289,6 +324,7 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
         stage = shape::stages == 2 ? 1 - stage : 0;
         step = next;
     }
+    const struct attn_problem &problem = columns_problem(group);
     float kept = backward_kept_scale(problem);
     columns_store<Width, Bf16, shape>(
         walk, problem.dk, problem.head_dim_qk, problem.scale * kept, dk, shared + shape::k);

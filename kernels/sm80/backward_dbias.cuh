@@ -122,7 +122,7 @@ PTX_FUNCTION void dbias_add(const struct attn_problem &problem, const struct dbi
     typedef backward_a<shape::queries, Width> of_queries;
     typedef backward_b<shape::keys, Width> of_keys;
     uint32_t address = ptx_shared_address(shared);
-    int first = (int)ptx_thread() / 32 * 16;
+    int first = (int)(ptx_thread() / 32) * 16;
     struct backward_stats<1> stats =
         backward_stats_of<1>(head.lse, head.delta, query + first, head.queries.length);
     float p[1][N][4];
@@ -184,7 +184,7 @@ PTX_FUNCTION void dbias_store_matrix(
     const struct attn_view &view = problem.dbias;
     int64_t start = view.batch_stride * part.batch + view.head_stride * part.head;
     int lane = (int)ptx_thread() & 31;
-    int64_t row = part.query + (int)ptx_thread() / 32 * 16 + lane / 4;
+    int64_t row = part.query + (int)(ptx_thread() / 32) * 16 + lane / 4;
     int64_t column = part.key + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < N; n++) {
@@ -216,7 +216,7 @@ PTX_FUNCTION void dbias_store_queries(
         }
         all += ptx_shuffle_xor(all, 1);
         all += ptx_shuffle_xor(all, 2);
-        int32_t i = part.query + (int)ptx_thread() / 32 * 16 + lane / 4 + 8 * half;
+        int32_t i = part.query + (int)(ptx_thread() / 32) * 16 + lane / 4 + 8 * half;
         if (lane % 4 == 0 && i < queries) {
             to[i] = all;
         }

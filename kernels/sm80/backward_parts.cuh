@@ -87,36 +87,72 @@ PTX_FUNCTION struct backward_stats<M> backward_stats_of(
 
 /* -- products ------------------------------------------------------------------------------------- */
 
-/* Operands in tiles of Rows x Width, as they lie there or transposed. */
+/*
+ * Operands in tiles of Rows x Width, as they lie there or transposed: tile.cuh's, but lane() has all
+ * that is not the same for all threads, once for a product, and load() goes on from there.
+ */
 template <int Rows, int Width>
 struct backward_a {
-    PTX_FUNCTION struct ptx_words4 load(uint32_t shared, int m, int k)
+    typedef struct tile<Rows, Width> place;
+
+    PTX_FUNCTION uint32_t lane(uint32_t shared, int lane, int m)
     {
-        return tile_a<Rows, Width>(shared, m, k);
+        return place::from_lane(place::lane(shared, lane & 15, lane >> 4), m, 0);
+    }
+
+    PTX_FUNCTION struct ptx_words4 load(uint32_t lane, int m, int k)
+    {
+        return ptx_load_matrices(place::from_lane(lane, m, k));
     }
 };
 
+/* m and how much is loaded from there on are such that no sum carries into a page's number. */
 template <int Rows, int Width>
 struct backward_a_transposed {
-    PTX_FUNCTION struct ptx_words4 load(uint32_t shared, int m, int k)
+    typedef struct tile<Rows, Width> place;
+
+    PTX_FUNCTION uint32_t lane(uint32_t shared, int lane, int m)
     {
-        return tile_a_transposed<Rows, Width>(shared, m, k);
+        return place::from_lane(
+            place::lane(shared, (lane & 7) + (lane >> 4) * 8, lane >> 3 & 1), 0, m);
+    }
+
+    PTX_FUNCTION struct ptx_words4 load(uint32_t lane, int m, int k)
+    {
+        return ptx_load_matrices_transposed(place::from_lane(lane, k, m));
     }
 };
 
 template <int Rows, int Width>
 struct backward_b {
-    PTX_FUNCTION struct ptx_words4 load(uint32_t shared, int n, int k)
+    typedef struct tile<Rows, Width> place;
+
+    PTX_FUNCTION uint32_t lane(uint32_t shared, int lane, int n)
     {
-        return tile_b<Rows, Width>(shared, n, k);
+        return place::from_lane(
+            place::lane(shared, (lane & 7) + (lane >> 4) * 8, lane >> 3 & 1), n, 0);
+    }
+
+    PTX_FUNCTION struct ptx_words4 load(uint32_t lane, int, int n, int k)
+    {
+        return ptx_load_matrices(place::from_lane(lane, n, k));
     }
 };
 
-template <int Rows, int Width>
+/* Columns: what is loaded of them. */
+template <int Rows, int Width, int Columns>
 struct backward_b_transposed {
-    PTX_FUNCTION struct ptx_words4 load(uint32_t shared, int n, int k)
+    typedef struct tile<Rows, Width> place;
+    static const bool simple = place::page_columns % Columns == 0; /* as of a_transposed */
+
+    PTX_FUNCTION uint32_t lane(uint32_t shared, int lane, int n)
     {
-        return tile_b_transposed<Rows, Width>(shared, n, k);
+        return place::from_lane(place::lane(shared, lane & 15, lane >> 4), 0, simple ? n : 0);
+    }
+
+    PTX_FUNCTION struct ptx_words4 load(uint32_t lane, int first, int n, int k)
+    {
+        return ptx_load_matrices_transposed(place::from_lane(lane, k, simple ? n : first + n));
     }
 };
 
@@ -158,16 +194,20 @@ PTX_FUNCTION void backward_multiply(
     float (&sum)[M][N][4], uint32_t a_shared, int row, uint32_t b_shared, int column)
 {
     static_assert(N % 2 == 0, "one load of B is for two fragments");
+    /* Opaque: else addresses of all products would outlive the loop that they are in. */
+    int thread = (int)(ptx_opaque(ptx_thread()) & 31);
+    uint32_t a_lane = A::lane(a_shared, thread, row);
+    uint32_t b_lane = B::lane(b_shared, thread, column);
 #pragma unroll
     for (int k = 0; k < Depth; k += 16) {
         struct ptx_words4 a[M];
 #pragma unroll
         for (int m = 0; m < M; m++) {
-            a[m] = A::load(a_shared, row + 16 * m, k);
+            a[m] = A::load(a_lane, 16 * m, k);
         }
 #pragma unroll
         for (int n = 0; n < N; n += 2) {
-            struct ptx_words4 b = B::load(b_shared, column + 8 * n, k);
+            struct ptx_words4 b = B::load(b_lane, column, 8 * n, k);
 #pragma unroll
             for (int m = 0; m < M; m++) {
                 backward_multiply_step<Bf16>(sum[m][n], a[m], b.word[0], b.word[1]);
@@ -177,20 +217,27 @@ PTX_FUNCTION void backward_multiply(
     }
 }
 
-/* Rounds accumulators, times a factor, into a tile of Rows x Width, from (row, column) on. */
+/* Rounds accumulators, times a factor, into a tile of Rows x Width, from (row, column) on; column is a
+ * multiple of 8 N. */
 template <bool Bf16, int Rows, int Width, int M, int N>
 PTX_FUNCTION void backward_put(
     char *shared, int row, int column, const float (&sum)[M][N][4], float factor)
 {
+    typedef struct tile<Rows, Width> place;
+    /* Then fragments are in one page, and only bits of their number tell them apart. */
+    static const bool simple = (N & (N - 1)) == 0 && 8 * N <= place::page_columns;
     int lane = (int)ptx_thread() & 31;
+    uint32_t first = ptx_opaque(place::offset(row + lane / 4, column + lane % 4 * 2));
 #pragma unroll
     for (int m = 0; m < M; m++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
 #pragma unroll
             for (int n = 0; n < N; n++) {
-                uint32_t at = tile<Rows, Width>::offset(
-                    row + 16 * m + lane / 4 + 8 * half, column + 8 * n + lane % 4 * 2);
+                int below = 16 * m + 8 * half;
+                uint32_t at =
+                    simple ? place::from_lane(first, below, 8 * n)
+                           : place::offset(row + lane / 4 + below, column + 8 * n + lane % 4 * 2);
                 tile_put(shared + at, backward_pack<Bf16>(sum[m][n][2 * half] * factor,
                                           sum[m][n][2 * half + 1] * factor));
             }

@@ -118,7 +118,7 @@ PTX_FUNCTION void rows_step(const struct score_head &score, const struct backwar
     typedef backward_a<shape::queries, Width> of_queries;
     typedef backward_b<shape::keys, Width> of_keys;
     static const bool capped = Kind == SCORE_GENERAL;
-    int first = (int)ptx_thread() / 32 * 16;
+    int first = (int)(ptx_thread() / 32) * 16;
     float p[1][shape::score_n][4];
     float ds[1][shape::score_n][4];
     float cap[1][capped ? shape::score_n : 1][4];
@@ -145,7 +145,7 @@ PTX_FUNCTION void rows_store(const struct device_item &item, const struct backwa
 {
     typedef struct rows_shape<Width> shape;
     const struct attn_problem &problem = item.problem;
-    int warp = (int)ptx_thread() / 32;
+    int warp = (int)(ptx_thread() / 32);
     int lane = (int)ptx_thread() & 31;
 
     ptx_barrier(); /* before: others may still read what lies there */
@@ -189,7 +189,7 @@ static __global__ void __launch_bounds__(BACKWARD_ROW_THREADS)
         score_head_of(problem, place.batch, place.head, place.queries.length, keys.length);
     struct rows_walk walk = rows_walk_of<Width>(item, place, score);
     struct backward_layout layout = backward_layout_of(&problem);
-    int first = (int)ptx_thread() / 32 * 16;
+    int first = (int)(ptx_thread() / 32) * 16;
     struct backward_stats<1> stats =
         backward_stats_of<1>((const float *)(item.workspace + layout.lse) + place.at,
             (const float *)(item.workspace + layout.delta) + place.at, first,

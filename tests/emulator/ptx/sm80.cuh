@@ -137,6 +137,11 @@ PTX_FUNCTION float ptx_exp2(float x)
     return ptx_no_subnormal(exp2f(ptx_no_subnormal(x)));
 }
 
+PTX_FUNCTION uint32_t ptx_opaque(uint32_t x)
+{
+    return x;
+}
+
 PTX_FUNCTION float ptx_maximum(float x, float y)
 {
     return fmaxf(x, y);
