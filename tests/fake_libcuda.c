@@ -2,6 +2,7 @@
  * A libcuda.so.1 with as much of the driver's interface as attnctl asks: one GPU, or an error.
  *     FAKE_CUDA_ERROR=N        cuInit() returns N
  *     FAKE_CUDA_CAPABILITY=NM  compute capability N.M instead of 9.0
+ *     FAKE_CUDA_UUID=N         all bytes of its UUID but the last, which then is 0
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -62,8 +63,9 @@ int cuDeviceGetName(char *name, int bytes, int device)
 
 int cuDeviceGetUuid_v2(uint8_t uuid[16], int device)
 {
+    int byte = from_environment("FAKE_CUDA_UUID", -1);
     for (int i = 0; i < 16; i++) {
-        uuid[i] = (uint8_t)(i * 17);
+        uuid[i] = (uint8_t)(byte < 0 ? i * 17 : i < 15 ? byte : 0);
     }
     return device == 40 ? 0 : 101;
 }

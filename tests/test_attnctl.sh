@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # attnctl from outside: exit statuses and output with a real daemon, without one, with a full one, and
-# on a machine whose GPU is made up.
+# on a machine whose GPU is made up, as is the daemon that uses it.
 #
-#   tests/test_attnctl.sh ATTNCTL ATTND FOLDER_OF_A_FAKE_LIBCUDA
+#   tests/test_attnctl.sh ATTNCTL ATTND FOLDER_OF_A_FAKE_LIBCUDA FAKE_ATTND
 set -uo pipefail
 export LC_ALL=C
 unset ATTND_ADDRESS CUDA_VISIBLE_DEVICES CUDA_DEVICE_MAX_CONNECTIONS CUDA_MPS_PIPE_DIRECTORY
 
-ctl=$1 attnd=$2 fake=$3
+ctl=$1 attnd=$2 fake=$3 fake_attnd=$4
 work=$(mktemp -d /tmp/atc.XXXXXX)
 daemon_pid=
 trap '[[ -z $daemon_pid ]] || kill "$daemon_pid"; rm -rf "$work"' EXIT
@@ -48,6 +48,7 @@ $1" "$work/out" 2>/dev/null || fail "the JSON is as it should: $1"
 }
 
 start_daemon() { # arguments...
+    rm -rf "$work/run"
     (umask 0027 && mkdir -p "$work/run")
     "$attnd" --directory "$work/run" "$@" >"$work/log" 2>&1 &
     daemon_pid=$!
@@ -126,6 +127,24 @@ FAKE_CUDA_CAPABILITY=75 run 0 doctor --address "$work/run"
 said '^warn +gpu +.* 7\.5; the kernels need 8\.0'
 FAKE_CUDA_ERROR=803 run 1 doctor --json --address "$work/run"
 check_json 'assert level["driver"] == "bad" and "SYSTEM_DRIVER_MISMATCH" in json.dumps(data)'
+stop_daemon
+
+# A daemon with that GPU, or another.
+attnd=$fake_attnd
+start_daemon --device cuda
+run 0 status --json --address "$work/run"
+check_json 'assert data["device"]["kind"] == "cuda" and data["device"]["uuid"].startswith("GPU-5a5a")'
+run 1 doctor --json --address "$work/run"
+check_json 'assert level["device"] == level["families"] == "bad" and level["connections"] == "ok"'
+export FAKE_CUDA_UUID=90 # the daemon's
+mkdir "$work/mps"
+touch "$work/mps/control"
+CUDA_DEVICE_MAX_CONNECTIONS=2 CUDA_MPS_PIPE_DIRECTORY=$work/mps run 1 doctor --address "$work/run"
+said '^ok +device +the daemon.s GPU, GPU-5a5a5a5a-'
+said '^ok +namespaces +one pid namespace'
+said '^ok +handles '
+said '^ok +mps +.* from here MPS is found$'
+said '^warn +connections +CUDA_DEVICE_MAX_CONNECTIONS is 2;'
 stop_daemon
 
 echo "attnctl: $failures failures"

@@ -6,14 +6,14 @@
 #
 # DEVICE is that of the daemon for the second trainer, as attnd's --device takes it; with cpu TRAINER is
 # a program that runs the GPU's loops on the CPU. FOLDER holds attnd and the trainers; where it has none
-# for the CPU (no BLAS), $REFERENCE holds what that one printed elsewhere for 40 steps. $TEXT is what they
-# learn. Exit status 77: there is no such device here.
+# for the CPU (no BLAS), $REFERENCE holds what that one printed elsewhere. $TEXT is what they learn, for
+# $STEPS steps (40). Exit status 77: there is no such device here.
 set -uo pipefail
 export LC_ALL=C
 
 device=$1 bin=$(cd "$2" && pwd)
 trainer=${3:-$bin/attnd-trainer-cuda}
-steps=40
+steps=${STEPS:-40}
 tolerance=0.02 # nats; observed on the CPU: 0.003
 work=$(mktemp -d /tmp/atd.XXXXXX)
 pids=()
@@ -46,7 +46,7 @@ start_daemon() { # name, options...
 train() { # name, daemon, program, options...
     local name=$1 daemon=$2 program=$3
     shift 3
-    if ! "$program" --address "$work/$daemon" --steps $steps ${TEXT:+--text "$TEXT"} "$@" >"$work/$name" 2>"$work/$name.err"; then
+    if ! "$program" --address "$work/$daemon" --steps "$steps" ${TEXT:+--text "$TEXT"} "$@" >"$work/$name" 2>"$work/$name.err"; then
         echo "$program fails:"
         tail -n 3 "$work/$name" "$work/$name.err"
         exit 1
@@ -54,7 +54,7 @@ train() { # name, daemon, program, options...
 }
 
 compare() { # names of two runs
-    paste "$work/$1" "$work/$2" | awk -v names="$1 and $2" -v tolerance=$tolerance '
+    paste "$work/$1" "$work/$2" | awk -v names="$1 and $2" -v tolerance=$tolerance -v wanted="$steps" '
         { difference = 0 }
         /^step=/ {
             split($3, a, "="); split($6, b, "=")
@@ -70,7 +70,7 @@ compare() { # names of two runs
         END {
             printf "%s: losses of %d steps differ by at most %.6f (allowed: %s)\n", names, steps, worst,
                 tolerance
-            exit !(steps == '$steps' && results == 1 && n == 2 && worst <= tolerance)
+            exit !(steps == wanted && results == 1 && n == 2 && worst <= tolerance)
         }'
 }
 

@@ -71,7 +71,7 @@ static void print_head(const struct facts_daemon *daemon)
         printf("  %-16s %s\n", "uuid", uuid);
     }
     if (info->device == ATTND_DEVICE_CUDA) {
-        printf("  %-16s %s\n", "driver", info->driver);
+        printf("  %-16s %s\n", "driver", info->driver[0] != '\0' ? info->driver : "unknown");
         printf("  %-16s %s\n", "mps", mps_name(info->mps));
     }
     printf("  %-16s %s\n", "families", families);
@@ -82,12 +82,15 @@ static void print_counts(const struct facts_daemon *daemon)
     const struct attnd_info *info = &daemon->info;
     const struct attnd_counters *count = &daemon->stats.daemon;
     char size[32];
-    double mean = count->groups > 0 ? (double)count->requests / (double)count->groups : 0.0;
     printf("  %-16s %" PRIu64 " of %u, this one included\n", "clients", daemon->stats.clients,
         (unsigned)info->max_sessions);
     printf("  %-16s %" PRIu64 " ended, %" PRIu64 " of them failed, %" PRIu64 " in flight\n",
         "requests", count->requests, count->failed, count->in_flight);
-    printf("  %-16s %" PRIu64 ", of %.2f requests on average\n", "groups", count->groups, mean);
+    printf("  %-16s %" PRIu64, "groups", count->groups);
+    if (count->groups > 0) {
+        printf(", of %.2f requests on average", (double)count->requests / (double)count->groups);
+    }
+    printf("\n");
     printf("  %-16s %" PRIu64 "\n", "plans", count->plans);
     printf("  %-16s %" PRIu64 " regions, %s\n", "memory", count->regions,
         bytes_text(count->region_bytes, size));
