@@ -39,7 +39,7 @@ struct command {
 };
 
 /* A session's control page, as the processor and as the device see it. */
-struct control {
+struct client_page {
     struct page *page; /* borrowed from the session */
     void *device;      /* NULL: the device does not write it */
 
@@ -71,7 +71,7 @@ struct engine {
     /* The engine thread's. */
     struct arena *arena;         /* owned */
     struct scheduler *scheduler; /* owned */
-    struct control *controls;    /* owned; of each session */
+    struct client_page *pages;   /* owned; of each session */
     struct group *groups;        /* owned */
     struct group **spare;        /* owned: groups that are not running */
     unsigned spares;
@@ -93,7 +93,7 @@ static uint64_t now_ns(void)
 
 static struct page_lane *lane_of(struct engine *engine, uint32_t session, uint32_t lane)
 {
-    return &engine->controls[session].page->lane[lane];
+    return &engine->pages[session].page->lane[lane];
 }
 
 static bool on_ready(void *context, uint32_t session, uint32_t lane, uint32_t sequence)
@@ -127,32 +127,32 @@ static void on_foretold(void *context, struct group *group, uint32_t session, ui
     uint32_t sequence, enum wire_status status)
 {
     struct engine *engine = context;
-    struct control *control = &engine->controls[session];
-    if (control->device == NULL) {
+    struct client_page *page = &engine->pages[session];
+    if (page->device == NULL) {
         return;
     }
     page_write_result(lane_of(engine, session, lane), sequence, status);
-    struct page *page = control->device;
-    void *done = &page->lane[lane].done;
+    struct page *on_device = page->device;
+    void *done = &on_device->lane[lane].done;
     if (group->marks == 0 || group->mark[group->marks - 1].word != done) {
         group->mark[group->marks++].word = done;
     }
     group->mark[group->marks - 1].value = sequence;
-    control->marked_lanes |= UINT32_C(1) << lane;
-    control->marked[lane] = sequence;
+    page->marked_lanes |= UINT32_C(1) << lane;
+    page->marked[lane] = sequence;
 }
 
 static void on_finished(
     void *context, uint32_t session, uint32_t lane, uint32_t sequence, enum wire_status status)
 {
     struct engine *engine = context;
-    struct control *control = &engine->controls[session];
+    struct client_page *page = &engine->pages[session];
     struct page_lane *page_lane = lane_of(engine, session, lane);
     uint32_t bit = UINT32_C(1) << lane;
-    if ((control->marked_lanes & bit) == 0) {
+    if ((page->marked_lanes & bit) == 0) {
         page_finish(page_lane, sequence, status);
-    } else if (sequence == control->marked[lane]) {
-        control->marked_lanes &= ~bit;
+    } else if (sequence == page->marked[lane]) {
+        page->marked_lanes &= ~bit;
         page_wake(page_lane);
     }
 }
@@ -162,14 +162,14 @@ static void take_marks_back(struct engine *engine, const struct group *group)
 {
     for (size_t i = 0; i < group->members; i++) {
         const struct job *job = group->job[i];
-        engine->controls[job->session].marked_lanes &= ~(UINT32_C(1) << job->lane);
+        engine->pages[job->session].marked_lanes &= ~(UINT32_C(1) << job->lane);
     }
 }
 
 static void on_closed(void *context, uint32_t session)
 {
     struct engine *engine = context;
-    engine->controls[session] = (struct control){0};
+    engine->pages[session] = (struct client_page){0};
     notify(engine, NULL, session);
 }
 
@@ -183,8 +183,8 @@ static bool take_commands(struct engine *engine)
         any = true;
         switch (command.kind) {
         case COMMAND_OPEN:
-            engine->controls[command.session] =
-                (struct control){.page = command.page, .device = command.page_device};
+            engine->pages[command.session] =
+                (struct client_page){.page = command.page, .device = command.page_device};
             scheduler_open(engine->scheduler, command.session, command.uid);
             break;
         case COMMAND_CLOSE:
@@ -341,14 +341,14 @@ static bool create_parts(struct engine *engine)
     engine->closed = calloc(options->max_sessions, sizeof(*engine->closed));
     engine->arena = arena_create(
         options->backend->workspace, options->backend->workspace_bytes, options->max_jobs);
-    engine->controls = calloc(options->max_sessions, sizeof(*engine->controls));
+    engine->pages = calloc(options->max_sessions, sizeof(*engine->pages));
     engine->groups = calloc(options->backend->max_groups, sizeof(*engine->groups));
     engine->spare = calloc(options->backend->max_groups, sizeof(struct group *));
     if (engine->arena != NULL) {
         engine->scheduler = scheduler_create(options->max_sessions, engine->arena, &hooks);
     }
     return engine->commands != NULL && engine->notices != NULL && engine->closed != NULL &&
-           engine->controls != NULL && engine->groups != NULL && engine->spare != NULL &&
+           engine->pages != NULL && engine->groups != NULL && engine->spare != NULL &&
            engine->scheduler != NULL;
 }
 
@@ -359,7 +359,7 @@ static void destroy_parts(struct engine *engine)
     free(engine->closed);
     scheduler_destroy(engine->scheduler);
     arena_destroy(engine->arena);
-    free(engine->controls);
+    free(engine->pages);
     free(engine->groups);
     free(engine->spare);
     free(engine);

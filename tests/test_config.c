@@ -72,6 +72,26 @@ Test(config, a_file_sets_every_kind_of_option)
     cr_assert_eq(config.allow_gids.id[0], 77);
 }
 
+Test(config, devices_are_the_processor_an_index_or_a_uuid)
+{
+    static const char *const good[] = {
+        "cpu", "cuda", "cuda:0", "cuda:15", "GPU-1", "GPU-9d3a71f2-1c64-4a35-8f6e-6cbbf8c5d3ac"};
+    static const char *const bad[] = {"", "CPU", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cuda:1x",
+        "cuda:123456", "cuda0", "0", "GPU-", "GPU-1g", "MIG-1",
+        "GPU-9d3a71f2-1c64-4a35-8f6e-6cbbf8c5d3ac-9d3a71f2-1c64"};
+    struct config config;
+    char message[CONFIG_MESSAGE_BYTES];
+    config_init(&config);
+    cr_assert_str_eq(config.device, "cpu");
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        cr_expect(config_set(&config, option("device"), good[i], message), "%s", message);
+        cr_expect_str_eq(config.device, good[i]);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        cr_expect_not(config_set(&config, option("device"), bad[i], message), "%s", bad[i]);
+    }
+}
+
 Test(config, a_bad_file_is_refused_with_the_line_and_the_reason)
 {
     static const struct {
@@ -94,6 +114,7 @@ Test(config, a_bad_file_is_refused_with_the_line_and_the_reason)
         {"[limits]\nregion-bytes = 99999999999T\n", 2, "not a number of bytes"},
         {"[limits]\nregion-bytes = 1\n", 2, "must be 4096 to"},
         {"[daemon]\nlog-level = loud\n", 2, "must be error, warning, info or debug"},
+        {"[daemon]\ndevice = tpu\n", 2, "device is 'tpu'; it must be cpu, cuda, cuda:N or GPU-"},
         {"[daemon]\ndirectory =\n", 2, "directory must have 1 to 95 bytes, not 0"},
         {"[daemon]\nthreads 5\n", 2, "neither a [section] nor key = value"},
         {"[daemon\nthreads = 5\n", 1, "neither a [section] nor key = value"},

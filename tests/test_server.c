@@ -109,7 +109,10 @@ Test(server, bad_options_and_directories_have_their_exit_status)
     cr_assert(mkdtemp(directory));
     (void)snprintf(option, sizeof option, "--directory=%s", directory);
     cr_expect_eq(run_daemon(option, "--workspace=1024T", text, sizeof text), 69, "%s", text);
-    cr_expect_not_null(strstr(text, "cannot start"), "%s", text);
+    cr_expect_not_null(strstr(text, "cannot start, device cpu: "), "%s", text);
+    /* Without CUDA, without a driver, without a GPU and with one alike. */
+    cr_expect_eq(run_daemon(option, "--device=cuda:999", text, sizeof text), 69, "%s", text);
+    cr_expect_not_null(strstr(text, "cannot start, device cuda:999: "), "%s", text);
     (void)snprintf(option, sizeof option, "%s/attnd.lock", directory);
     (void)remove(option);
     (void)remove(directory);
