@@ -31,6 +31,13 @@ read -r daemon _ config _ < <(sed -n 's/^ExecStart=//p' "$unit")
 [[ -f $work/root$config ]] || fail "the unit names $config, which is not installed"
 "$work/root$daemon" --version >/dev/null
 
+"$(find_installed attnctl)" --version >/dev/null
+for file in attnd-mps@.service cpu.conf MPS.md; do
+    find_installed $file >/dev/null
+done
+page=$(sed -n 's|^Documentation=.*file:\([^ ]*MPS.md\).*|\1|p' "$unit")
+[[ -f $work/root$page ]] || fail "the unit names $page, which is not installed"
+
 library=$(find_installed libattnd.so.0)
 foreign=$(nm -D --defined-only "$library" | awk '$2 != "A" && $3 !~ /^attnd_/ { print $3 }')
 [[ -z $foreign ]] || fail "the library shows $foreign"
