@@ -14,9 +14,10 @@
 #include "thread.h"
 
 #define SPIN_NS 50000 /* about what falling asleep and waking up costs both sides */
-#define BACKOFF_FIRST_NS 20000
-#define BACKOFF_LAST_NS 1000000
-#define TIMER_SLACK_NS 1000 /* the default, 50 us, is longer than the first back-off */
+#define SLEEP_LEAST_NS 20000
+#define SLEEP_MOST_NS 1000000
+#define SLEEP_PART 8 /* of the time since the last event: so much later is the next one seen */
+#define TIMER_SLACK_NS 1000 /* the default, 50 us, is longer than the shortest sleep */
 
 /* The rate is that of the groups of about the last so many nanoseconds of device time. */
 #define RATE_WINDOW_NS 20e6
@@ -281,7 +282,7 @@ static bool start_groups(struct engine *engine)
 
 /* Sleeps while nothing happens: until posted to, or for a while if there is a counter or a device to
  * look at. */
-static void rest(struct engine *engine, uint32_t seen, uint64_t quiet_ns, int64_t *backoff_ns)
+static void rest(struct engine *engine, uint32_t seen, uint64_t quiet_ns)
 {
     if (engine->spins && quiet_ns < SPIN_NS) {
         __builtin_ia32_pause();
@@ -291,15 +292,17 @@ static void rest(struct engine *engine, uint32_t seen, uint64_t quiet_ns, int64_
         bell_wait(&engine->posted, seen, BELL_FOREVER);
         return;
     }
-    bell_wait(&engine->posted, seen, *backoff_ns);
-    *backoff_ns = *backoff_ns * 2 < BACKOFF_LAST_NS ? *backoff_ns * 2 : BACKOFF_LAST_NS;
+    int64_t sleep_ns = (int64_t)(quiet_ns / SLEEP_PART);
+    if (sleep_ns < SLEEP_LEAST_NS) {
+        sleep_ns = SLEEP_LEAST_NS;
+    }
+    bell_wait(&engine->posted, seen, sleep_ns < SLEEP_MOST_NS ? sleep_ns : SLEEP_MOST_NS);
 }
 
 static void *run_engine(void *context)
 {
     struct engine *engine = context;
     uint64_t last_event_ns = 0;
-    int64_t backoff_ns = BACKOFF_FIRST_NS;
     prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0);
     for (;;) {
         uint32_t seen = bell_look(&engine->posted);
@@ -313,9 +316,8 @@ static void *run_engine(void *context)
         event |= !stop && start_groups(engine);
         if (event) {
             last_event_ns = now_ns();
-            backoff_ns = BACKOFF_FIRST_NS;
         } else {
-            rest(engine, seen, now_ns() - last_event_ns, &backoff_ns);
+            rest(engine, seen, now_ns() - last_event_ns);
         }
     }
 }
