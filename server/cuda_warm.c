@@ -13,7 +13,7 @@
 static struct attn_view view_of(void *memory)
 {
     return (struct attn_view){.data = memory,
-        .batch_stride = ROWS * HEAD_DIM,
+        .batch_stride = (int64_t)ROWS * HEAD_DIM,
         .row_stride = HEAD_DIM,
         .head_stride = HEAD_DIM,
         .column_stride = 1};
