@@ -14,7 +14,7 @@
 #include <uv.h>
 
 #include "backend.h"
-#include "device.h"
+#include "backend_open.h"
 #include "door.h"
 #include "engine.h"
 #include "fatal.h"
@@ -251,7 +251,7 @@ static bool start(struct server *server, const char **what)
     if (!open_door(server)) {
         return false;
     }
-    server->backend = device_open(config, &error);
+    server->backend = backend_open(config, &error);
     if (server->backend == NULL) {
         log_error("cannot start, device %s: %s", config->device, error.detail);
         *what = NULL;

@@ -9,4 +9,4 @@
 #include "config.h"
 
 /* NULL: *error says why there is no such device; its destroy() ends it. */
-struct backend *device_open(const struct config *config, struct wire_error *error);
+struct backend *backend_open(const struct config *config, struct wire_error *error);

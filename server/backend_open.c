@@ -1,4 +1,4 @@
-#include "device.h"
+#include "backend_open.h"
 
 #include <string.h>
 
@@ -35,7 +35,7 @@ static struct backend *open_cuda(const struct config *config, struct wire_error 
 }
 #endif
 
-struct backend *device_open(const struct config *config, struct wire_error *error)
+struct backend *backend_open(const struct config *config, struct wire_error *error)
 {
     return strcmp(config->device, "cpu") == 0 ? open_cpu(config, error) : open_cuda(config, error);
 }
