@@ -266,7 +266,7 @@ static bool open_if_of(const uint8_t uuid[WIRE_UUID_BYTES],
     const struct attnd_open_options *options, struct attnd **client)
 {
     struct attnd *made = NULL;
-    if (open_at(options, &made) != ATTND_OK) {
+    if (open_at(options, &made) != ATTND_OK || !made) {
         return false;
     }
     const struct wire_device *device = &made->session.device;

@@ -56,4 +56,4 @@ enum attnd_status client_check(const struct attnd *client);
 /* attnd_open() where nothing names the daemon: that of the current CUDA device among those with a
  * directory in `root`, else the one in root/cpu. */
 enum attnd_status client_open_found(
-    const char *root, const struct attnd_open_options *options, struct attnd **client);
+    const char *root, const struct attnd_open_options *given, struct attnd **client);

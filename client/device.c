@@ -249,7 +249,7 @@ static struct region *introduce(struct attnd *client, struct wire_gate_request *
     uint64_t base, uint64_t id, struct wire_error *error)
 {
     struct devices *devices = &client->devices;
-    struct wire_gate_reply reply;
+    struct wire_gate_reply reply = {0};
     struct region *region = calloc(1, sizeof *region);
     if (!region) {
         (void)fail(error, RESOURCE_EXHAUSTED, "the process is out of memory");
@@ -369,7 +369,7 @@ static struct region *introduce_any(
     struct wire_gate_request request = {
         .kind = WIRE_GATE_ADD_REGION, .memory = WIRE_MEMORY_CUDA_IPC};
     struct driver_memory memory;
-    uint64_t base;
+    uint64_t base = 0;
     bool known = driver_describe(&client->driver, wanted->first, &memory) &&
                  driver_range(&client->driver, wanted->first, &base, &request.bytes);
     if (!check_kind(wanted, &memory, known, error)) {

@@ -124,7 +124,8 @@ static bool place(struct attnd *client, struct submission *submission, size_t in
     submission->message.submit.call[index].tensors = plan->tensors;
     for (uint32_t i = 0; i < plan->tensors && placed; i++) {
         const struct wire_tensor *tensor = &plan->tensor[i];
-        bool host = request_is_host(request->tensor[tensor->role]) || !is_placed(&extents[i]);
+        bool host = !submission->call || request_is_host(request->tensor[tensor->role]) ||
+                    !is_placed(&extents[i]);
         placed = host ? place_in_host(
                             client, submission, index, i, tensor, &extents[i], address[i], error)
                       : place_on_device(

@@ -31,7 +31,7 @@ struct gpu_gate {
     _Atomic bool open;
 };
 
-void gpu_hold(void *gate);
+void gpu_hold(void *context);
 
 /* The client's memory at the daemon. */
 uint64_t gpu_regions(void);
