@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include "device.h"
+#include "backend_open.h"
 #include "handle.h"
 #include "shared_memory.h"
 
@@ -207,7 +207,7 @@ static const struct backend_ops ops = {
 };
 
 /* Instead of the daemon's own. */
-struct backend *device_open(const struct config *config, struct wire_error *error)
+struct backend *backend_open(const struct config *config, struct wire_error *error)
 {
     struct fake *fake = calloc(1, sizeof *fake);
     struct backend *cpu = backend_cpu_create((unsigned)config->threads, config->workspace_bytes);
