@@ -17,7 +17,7 @@ enum {
     ROUNDS = 20,
 };
 
-static const struct attention_shape SHAPE = {
+static const struct tensor_shape SHAPE = {
     .batch = 2, .seqlen = 33, .heads_q = 4, .heads_kv = 2, .head_dim = 16};
 
 static int failures;
@@ -57,8 +57,8 @@ static bool sees(struct exact *exact, bool backward, float *numbers, size_t coun
 static void check_outputs(struct attention *attention, struct exact *exact)
 {
     size_t tokens = SHAPE.batch * SHAPE.seqlen;
-    size_t qkv = tokens * attention_qkv_width(&SHAPE);
-    size_t out = tokens * attention_out_width(&SHAPE);
+    size_t qkv = tokens * tensor_qkv_width(&SHAPE);
+    size_t out = tokens * tensor_out_width(&SHAPE);
     const struct attention_layer *layer = attention_get_layer(attention, 0);
     struct rng rng;
     rng_init(&rng, SEED);
@@ -73,7 +73,7 @@ static void check_outputs(struct attention *attention, struct exact *exact)
     expect(attention_backward_begin(attention, 0) && attention_backward_end(attention),
         "the backward runs");
     expect(exact_check(exact, true, 0), "the daemon's backward passes");
-    size_t row = tokens / 2 * attention_qkv_width(&SHAPE);
+    size_t row = tokens / 2 * tensor_qkv_width(&SHAPE);
     size_t dk = SHAPE.heads_q * SHAPE.head_dim;
     size_t dv = dk + SHAPE.heads_kv * SHAPE.head_dim;
     float *dqkv = attention_dqkv(attention);
@@ -87,12 +87,12 @@ static void check_outputs(struct attention *attention, struct exact *exact)
 static void check_narrow(struct attention *attention, struct exact *exact)
 {
     size_t tokens = SHAPE.batch * SHAPE.seqlen;
-    size_t qkv = tokens * attention_qkv_width(&SHAPE);
+    size_t qkv = tokens * tensor_qkv_width(&SHAPE);
     const struct attention_layer *layer = attention_get_layer(attention, 0);
     struct rng rng;
     rng_init(&rng, SEED);
     fill(&rng, layer->qkv, qkv, 1.0);
-    fill(&rng, attention_dout(attention), tokens * attention_out_width(&SHAPE), 1e-6);
+    fill(&rng, attention_dout(attention), tokens * tensor_out_width(&SHAPE), 1e-6);
     expect(attention_forward(attention, 0), "the narrow forward runs");
     expect(exact_check(exact, false, 0), "the daemon's narrow forward passes");
     expect(attention_backward_begin(attention, 0) && attention_backward_end(attention),
@@ -109,7 +109,7 @@ static void check_drawing(struct attention *attention, struct exact *exact)
     struct rng rng;
     rng_init(&rng, SEED + 1);
     fill(&rng, attention_get_layer(attention, 1)->qkv,
-        SHAPE.batch * SHAPE.seqlen * attention_qkv_width(&SHAPE), 1.0);
+        SHAPE.batch * SHAPE.seqlen * tensor_qkv_width(&SHAPE), 1.0);
     for (int round = 0; round < ROUNDS; round++) {
         uint64_t before = exact_summarize(exact).checked;
         for (int i = 0; i < EVERY; i++) {

@@ -23,7 +23,7 @@ enum {
     ALPHABET = 10, /* few tokens, so that rows of the table get gradients from several places */
 };
 
-static const struct attention_shape SHAPE = {
+static const struct tensor_shape SHAPE = {
     .batch = 2, .seqlen = 12, .heads_q = 4, .heads_kv = 2, .head_dim = 8};
 static const double H = 0.01;        /* length of a step */
 static const double RELATIVE = 2e-3; /* the error of fifth order that is left; observed: < 5e-4 */

@@ -34,7 +34,7 @@ bool adamw_begin(struct adamw *adamw, const float *gradient, size_t count, float
     return true;
 }
 
-/* NOLINTNEXTLINE(readability-non-const-parameter): values are moved through the description */
+/* NOLINTBEGIN(readability-non-const-parameter): values are moved through the description */
 void adamw_move(const struct adamw *adamw, const struct adamw_step *step,
     const struct adamw_piece *piece, const float *gradient, float *values)
 {
@@ -54,3 +54,5 @@ void adamw_move(const struct adamw *adamw, const struct adamw_step *step,
     };
     adamw->device->ops->adamw(adamw->device, &move);
 }
+
+/* NOLINTEND(readability-non-const-parameter) */

@@ -2,6 +2,7 @@
 
 #include "attnd.h"
 #include "part.h"
+#include "tensor.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -9,7 +10,6 @@
 #include <time.h>
 
 enum {
-    DIMENSIONS = 4,
     ERROR_BYTES = 512,
     FIRST_LATENCIES = 1024,
     PENDING = DEVICE_STAMPS / 2, /* each has two; fewer than a stream's limit of 64 */
@@ -33,7 +33,7 @@ struct pending {
 struct attention {
     struct device *device; /* borrowed */
     struct attnd *client;  /* owned */
-    struct attention_shape shape;
+    struct tensor_shape shape;
     bool narrow;
     struct attention_layer *layers; /* owned, like the next */
     struct sent *sent;
@@ -54,81 +54,6 @@ struct attention {
     size_t latency_room;
     char error[ERROR_BYTES];
 };
-
-/* A DLTensor and what it points to. */
-struct view {
-    DLTensor tensor;
-    int64_t shape[DIMENSIONS];
-    int64_t strides[DIMENSIONS];
-};
-
-static void view_init(
-    struct view *view, const struct attention *attention, void *data, int dimensions)
-{
-    view->tensor = (DLTensor){
-        .data = data,
-        .device = attention->device->place,
-        .ndim = dimensions,
-        .dtype = {.code = kDLFloat, .bits = 32, .lanes = 1},
-        .shape = view->shape,
-        .strides = view->strides,
-    };
-}
-
-/* (batch, seqlen, heads, head_dim) inside rows of `width` numbers a token, from number `first` on. */
-static void view_heads(struct view *view, const struct attention *attention, void *data,
-    size_t heads, size_t width, size_t first)
-{
-    const struct attention_shape *shape = &attention->shape;
-    view_init(view, attention, data, DIMENSIONS);
-    if (attention->narrow) {
-        view->tensor.dtype = (DLDataType){.code = kDLBfloat, .bits = 16, .lanes = 1};
-    }
-    view->tensor.byte_offset = first * view->tensor.dtype.bits / 8;
-    view->shape[0] = (int64_t)shape->batch;
-    view->shape[1] = (int64_t)shape->seqlen;
-    view->shape[2] = (int64_t)heads;
-    view->shape[3] = (int64_t)shape->head_dim;
-    view->strides[0] = (int64_t)(shape->seqlen * width);
-    view->strides[1] = (int64_t)width;
-    view->strides[2] = (int64_t)shape->head_dim;
-    view->strides[3] = 1;
-}
-
-static void view_out(struct view *view, const struct attention *attention, void *data)
-{
-    const struct attention_shape *shape = &attention->shape;
-    view_heads(view, attention, data, shape->heads_q, attention_out_width(shape), 0);
-}
-
-static void view_lse(struct view *view, const struct attention *attention, float *data)
-{
-    const struct attention_shape *shape = &attention->shape;
-    view_init(view, attention, data, 3);
-    view->shape[0] = (int64_t)shape->batch;
-    view->shape[1] = (int64_t)shape->heads_q;
-    view->shape[2] = (int64_t)shape->seqlen;
-    view->strides[0] = (int64_t)(shape->heads_q * shape->seqlen);
-    view->strides[1] = (int64_t)shape->seqlen;
-    view->strides[2] = 1;
-}
-
-struct packed_views {
-    struct view q;
-    struct view k;
-    struct view v;
-};
-
-static void view_packed(struct packed_views *views, const struct attention *attention, void *qkv)
-{
-    const struct attention_shape *shape = &attention->shape;
-    size_t width = attention_qkv_width(shape);
-    size_t k = shape->heads_q * shape->head_dim;
-    size_t v = k + shape->heads_kv * shape->head_dim;
-    view_heads(&views->q, attention, qkv, shape->heads_q, width, 0);
-    view_heads(&views->k, attention, qkv, shape->heads_kv, width, k);
-    view_heads(&views->v, attention, qkv, shape->heads_kv, width, v);
-}
 
 /* Says what failed, in our words and the library's. */
 static bool fail(struct attention *attention, const char *what, enum attnd_status status)
@@ -167,17 +92,17 @@ static float *carve_both(struct carvers *carvers, bool narrow, size_t count, voi
     return *sent;
 }
 
-static size_t count_qkv(const struct attention_shape *shape)
+static size_t count_qkv(const struct tensor_shape *shape)
 {
-    return shape->batch * shape->seqlen * attention_qkv_width(shape);
+    return shape->batch * shape->seqlen * tensor_qkv_width(shape);
 }
 
-static size_t count_out(const struct attention_shape *shape)
+static size_t count_out(const struct tensor_shape *shape)
 {
-    return shape->batch * shape->seqlen * attention_out_width(shape);
+    return shape->batch * shape->seqlen * tensor_out_width(shape);
 }
 
-static size_t count_lse(const struct attention_shape *shape)
+static size_t count_lse(const struct tensor_shape *shape)
 {
     return shape->batch * shape->seqlen * shape->heads_q;
 }
@@ -263,6 +188,11 @@ static void remember(struct attention *attention, attnd_ticket ticket, bool back
     attention->pending[attention->pendings++] = (struct pending){ticket, backward};
 }
 
+static struct tensor_memory memory_of(const struct attention *attention)
+{
+    return (struct tensor_memory){&attention->shape, attention->device->place, attention->narrow};
+}
+
 static const char *call_name(bool backward)
 {
     return backward ? "attention backward" : "attention forward";
@@ -343,16 +273,6 @@ static double percentile_us(const struct attention *attention, double share)
     return (double)attention->latencies_us[(size_t)(place + 0.5)];
 }
 
-size_t attention_qkv_width(const struct attention_shape *shape)
-{
-    return (shape->heads_q + 2 * shape->heads_kv) * shape->head_dim;
-}
-
-size_t attention_out_width(const struct attention_shape *shape)
-{
-    return shape->heads_q * shape->head_dim;
-}
-
 bool attention_open(
     struct attention **attention, struct device *device, const struct attention_setup *setup)
 {
@@ -402,7 +322,7 @@ struct device *attention_get_device(const struct attention *attention)
     return attention->device;
 }
 
-const struct attention_shape *attention_get_shape(const struct attention *attention)
+const struct tensor_shape *attention_get_shape(const struct attention *attention)
 {
     return &attention->shape;
 }
@@ -439,12 +359,13 @@ bool attention_forward(struct attention *attention, size_t layer)
     struct device *device = attention->device;
     const struct attention_layer *at = attention_get_layer(attention, layer);
     const struct sent *sent = &attention->sent[layer];
-    struct packed_views in;
-    struct view out;
-    struct view lse;
-    view_packed(&in, attention, sent->qkv);
-    view_out(&out, attention, sent->out);
-    view_lse(&lse, attention, at->lse);
+    struct tensor_packed in;
+    struct tensor out;
+    struct tensor lse;
+    struct tensor_memory memory = memory_of(attention);
+    tensor_packed(&in, &memory, sent->qkv);
+    tensor_out(&out, &memory, sent->out);
+    tensor_lse(&lse, &memory, at->lse);
     struct attnd_options options = ATTND_OPTIONS_INIT;
     options.causal = true;
     attnd_ticket ticket;
@@ -454,8 +375,8 @@ bool attention_forward(struct attention *attention, size_t layer)
     if (!begin_call(attention)) {
         return false;
     }
-    enum attnd_status status = attnd_forward(attention->client, device->stream, &in.q.tensor,
-        &in.k.tensor, &in.v.tensor, &out.tensor, &lse.tensor, &options, &ticket);
+    enum attnd_status status = attnd_forward(attention->client, device->stream, &in.q.dl, &in.k.dl,
+        &in.v.dl, &out.dl, &lse.dl, &options, &ticket);
     if (status != ATTND_OK) {
         return fail(attention, call_name(false), status);
     }
@@ -468,21 +389,22 @@ bool attention_backward_begin(struct attention *attention, size_t layer)
     struct device *device = attention->device;
     const struct attention_layer *at = attention_get_layer(attention, layer);
     const struct sent *sent = &attention->sent[layer];
-    struct packed_views in;
-    struct packed_views gradient;
-    struct view out;
-    struct view lse;
-    struct view dout;
-    view_packed(&in, attention, sent->qkv);
-    view_packed(&gradient, attention, attention->gradient.qkv);
-    view_out(&out, attention, sent->out);
-    view_out(&dout, attention, attention->gradient.out);
-    view_lse(&lse, attention, at->lse);
+    struct tensor_packed in;
+    struct tensor_packed gradient;
+    struct tensor out;
+    struct tensor lse;
+    struct tensor dout;
+    struct tensor_memory memory = memory_of(attention);
+    tensor_packed(&in, &memory, sent->qkv);
+    tensor_packed(&gradient, &memory, attention->gradient.qkv);
+    tensor_out(&out, &memory, sent->out);
+    tensor_out(&dout, &memory, attention->gradient.out);
+    tensor_lse(&lse, &memory, at->lse);
     struct attnd_gradients gradients = {.size = sizeof(gradients),
-        .dout = &dout.tensor,
-        .dq = &gradient.q.tensor,
-        .dk = &gradient.k.tensor,
-        .dv = &gradient.v.tensor};
+        .dout = &dout.dl,
+        .dq = &gradient.q.dl,
+        .dk = &gradient.k.dl,
+        .dv = &gradient.v.dl};
     struct attnd_options options = ATTND_OPTIONS_INIT;
     options.causal = true;
     attnd_ticket ticket;
@@ -493,8 +415,8 @@ bool attention_backward_begin(struct attention *attention, size_t layer)
     if (!begin_call(attention)) {
         return false;
     }
-    enum attnd_status status = attnd_backward(attention->client, device->stream, &in.q.tensor,
-        &in.k.tensor, &in.v.tensor, &out.tensor, &lse.tensor, &gradients, &options, &ticket);
+    enum attnd_status status = attnd_backward(attention->client, device->stream, &in.q.dl, &in.k.dl,
+        &in.v.dl, &out.dl, &lse.dl, &gradients, &options, &ticket);
     if (status != ATTND_OK) {
         return fail(attention, call_name(true), status);
     }

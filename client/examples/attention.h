@@ -18,22 +18,11 @@
 #include <stdint.h>
 
 #include "device.h"
-
-struct attention_shape {
-    size_t batch;
-    size_t seqlen;
-    size_t heads_q;
-    size_t heads_kv;
-    size_t head_dim;
-};
-
-/* Numbers of one token's row of qkv and of out. */
-size_t attention_qkv_width(const struct attention_shape *shape);
-size_t attention_out_width(const struct attention_shape *shape);
+#include "tensor.h"
 
 struct attention_setup {
     const char *address; /* the daemon's directory; NULL: the usual one */
-    struct attention_shape shape;
+    struct tensor_shape shape;
     size_t layers;
     bool narrow; /* the daemon's tensors are bfloat16 */
 };
@@ -77,7 +66,7 @@ void attention_close(struct attention *attention);
 const char *attention_error(const struct attention *attention);
 
 struct device *attention_get_device(const struct attention *attention);
-const struct attention_shape *attention_get_shape(const struct attention *attention);
+const struct tensor_shape *attention_get_shape(const struct attention *attention);
 bool attention_is_narrow(const struct attention *attention);
 const struct attention_layer *attention_get_layer(const struct attention *attention, size_t layer);
 float *attention_dqkv(const struct attention *attention);

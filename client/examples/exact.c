@@ -38,7 +38,7 @@ struct exact {
 };
 
 struct exact_inputs {
-    const struct attention_shape *shape;
+    const struct tensor_shape *shape;
     const float *qkv;
     const float *dout;
 };
@@ -52,12 +52,12 @@ struct place {
     size_t out;
 };
 
-static struct place place_of(const struct attention_shape *shape, size_t row)
+static struct place place_of(const struct tensor_shape *shape, size_t row)
 {
     size_t query = row % shape->seqlen;
     size_t head = row / shape->seqlen % shape->heads_q;
     size_t first = row / (shape->seqlen * shape->heads_q) * shape->seqlen;
-    size_t width = attention_qkv_width(shape);
+    size_t width = tensor_qkv_width(shape);
     size_t head_kv = head / (shape->heads_q / shape->heads_kv);
     size_t k = first * width + (shape->heads_q + head_kv) * shape->head_dim;
     return (struct place){
@@ -65,7 +65,7 @@ static struct place place_of(const struct attention_shape *shape, size_t row)
         .q = (first + query) * width + head * shape->head_dim,
         .k = k,
         .v = k + shape->heads_kv * shape->head_dim,
-        .out = (first + query) * attention_out_width(shape) + head * shape->head_dim,
+        .out = (first + query) * tensor_out_width(shape) + head * shape->head_dim,
     };
 }
 
@@ -169,7 +169,7 @@ static double unit_of(const float *dout, size_t count)
 
 static void run_forward(struct exact *exact)
 {
-    const struct attention_shape *shape = attention_get_shape(exact->attention);
+    const struct tensor_shape *shape = attention_get_shape(exact->attention);
     bool narrow = attention_is_narrow(exact->attention);
     (narrow ? forward16 : forward32)(shape, exact->qkv, exact->row32, exact->out32, exact->lse32);
     forward64(shape, exact->qkv, exact->row64, exact->out64, exact->lse64);
@@ -202,7 +202,7 @@ static bool check_forward(struct exact *exact, size_t layer)
 
 static void run_backward(struct exact *exact)
 {
-    const struct attention_shape *shape = attention_get_shape(exact->attention);
+    const struct tensor_shape *shape = attention_get_shape(exact->attention);
     struct exact_inputs inputs = {shape, exact->qkv, exact->dout};
     bool narrow = attention_is_narrow(exact->attention);
     run_forward(exact);
@@ -215,7 +215,7 @@ static void run_backward(struct exact *exact)
 static bool check_backward(struct exact *exact, size_t layer)
 {
     struct attention *attention = exact->attention;
-    const struct attention_shape *shape = attention_get_shape(attention);
+    const struct tensor_shape *shape = attention_get_shape(attention);
     if (!attention_read(attention, ATTENTION_QKV, layer, exact->qkv) ||
         !attention_read(attention, ATTENTION_DOUT, layer, exact->dout) ||
         !attention_read(attention, ATTENTION_DQKV, layer, exact->dqkv)) {
@@ -226,7 +226,7 @@ static bool check_backward(struct exact *exact, size_t layer)
     const size_t widths[] = {shape->heads_q * shape->head_dim, shape->heads_kv * shape->head_dim,
         shape->heads_kv * shape->head_dim};
     struct comparison part = {NULL, exact->dqkv, exact->dqkv32, exact->dqkv64, exact->qkv_count, 0,
-        0, attention_qkv_width(shape), attention_is_narrow(attention), 3.0,
+        0, tensor_qkv_width(shape), attention_is_narrow(attention), 3.0,
         unit_of(exact->dout, exact->out_count)};
     bool good = true;
     for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]); i++) {
@@ -251,12 +251,12 @@ static void on_request(void *context, bool backward, size_t layer)
     }
 }
 
-static bool allocate(struct exact *exact, const struct attention_shape *shape)
+static bool allocate(struct exact *exact, const struct tensor_shape *shape)
 {
     size_t tokens = shape->batch * shape->seqlen;
-    exact->out_count = tokens * attention_out_width(shape);
+    exact->out_count = tokens * tensor_out_width(shape);
     exact->lse_count = tokens * shape->heads_q;
-    exact->qkv_count = tokens * attention_qkv_width(shape);
+    exact->qkv_count = tokens * tensor_qkv_width(shape);
     size_t results = exact->out_count + exact->lse_count + exact->qkv_count;
     size_t inputs = exact->qkv_count + exact->out_count;
     exact->single = calloc(2 * results + inputs + shape->seqlen, sizeof(*exact->single));

@@ -91,7 +91,7 @@ static void count_parameters(struct model *model)
 {
     size_t channels = model->channels;
     size_t hidden = MLP_FACTOR * channels;
-    size_t qkv = attention_qkv_width(attention_get_shape(model->attention));
+    size_t qkv = tensor_qkv_width(attention_get_shape(model->attention));
     size_t *counts = model->counts;
     for (size_t t = 0; t < MODEL_TENSORS; t++) {
         counts[t] = channels; /* gains, and the biases of what is not named below */
@@ -388,14 +388,14 @@ struct model *model_create(struct attention *attention, size_t layers, uint64_t 
     if (model == NULL) {
         return NULL;
     }
-    const struct attention_shape *shape = attention_get_shape(attention);
+    const struct tensor_shape *shape = attention_get_shape(attention);
     model->attention = attention;
     model->device = attention_get_device(attention);
     model->ops = model->device->ops;
     model->layers = layers;
     model->context = shape->seqlen;
     model->rows = shape->batch * shape->seqlen;
-    model->channels = attention_out_width(shape);
+    model->channels = tensor_out_width(shape);
     count_parameters(model);
     if (!allocate(model) || !set_parameters(model, seed)) {
         model_destroy(model);
