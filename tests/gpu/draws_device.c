@@ -1,12 +1,13 @@
 /*
- * gpu_draws ADDRESS SEED COUNT [CASE]: the random problems of the program draws through a daemon, with
- * all tensors in device memory and several streams under way.
+ * The random problems of the program draws through a daemon, with all tensors in device memory and
+ * several streams under way.
  */
 #include <inttypes.h>
 #include <stdlib.h>
 
 #include "device.h"
 #include "draw.h"
+#include "main.h"
 #include "mirror.h"
 
 #define SLOTS 6
@@ -123,17 +124,16 @@ static void run(struct attnd *client, uint64_t seed, uint64_t first, uint64_t la
     }
 }
 
-int main(int argc, char **argv)
+int draws_main(int argc, char **argv)
 {
     struct totals totals = {0};
     if (argc < 4 || argc > 5) {
-        (void)fprintf(stderr, "usage: gpu_draws ADDRESS SEED COUNT [CASE]\n");
+        (void)fprintf(stderr, "usage: gpu_tests draws ADDRESS SEED COUNT [CASE]\n");
         return 2;
     }
     uint64_t seed = strtoull(argv[2], NULL, 10);
     uint64_t first = argc == 5 ? strtoull(argv[4], NULL, 10) : 0;
     uint64_t last = argc == 5 ? first + 1 : strtoull(argv[3], NULL, 10);
-    (void)setvbuf(stdout, NULL, _IOLBF, 0);
     device_require("gpu_draws");
     struct attnd *client = open_client(argv[1]);
     run(client, seed, first, last, argc == 5, &totals);

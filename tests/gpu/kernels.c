@@ -1,5 +1,5 @@
 /*
- * gpu_kernels [--family NAME] [--repeats N] [PART...]: stress of a kernel family on a GPU.
+ * Stress of a kernel family on a GPU, in parts.
  */
 #include "kernels.h"
 
@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "device.h"
+#include "main.h"
 
 struct part {
     const char *name;
@@ -95,12 +96,11 @@ static void run_part(const struct part *part, const struct choice *choice, struc
     all->worst = kernels.worst > all->worst ? kernels.worst : all->worst;
 }
 
-int main(int argc, char **argv)
+int kernels_main(int argc, char **argv)
 {
     struct choice choice = parse(argc, argv);
     struct kernels all = {0};
     unsigned count = 0;
-    (void)setvbuf(stdout, NULL, _IOLBF, 0);
     device_require("gpu_kernels");
     const struct attn_family *family = attn_family_find(choice.family);
     if (family == NULL || attn_family_device(family) != ATTN_DEVICE_CUDA) {

@@ -1,5 +1,5 @@
 /*
- * gpu_service [--mps] [NAME...]: the tests of the daemon on a GPU, or those whose names begin so.
+ * The tests of the daemon on a GPU, all or those whose names begin as asked for.
  */
 #include "service.h"
 
@@ -15,6 +15,7 @@
 
 #include "check.h"
 #include "device.h"
+#include "main.h"
 
 #define TEST_SECONDS 180
 #define LINE_MS 60000
@@ -160,14 +161,13 @@ static bool there_is_a_gpu(void)
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-int main(int argc, char **argv)
+int service_main(int argc, char **argv)
 {
     int tests = 0;
     int failed = 0;
     int skipped = 0;
     bool mps = argc > 1 && strcmp(argv[1], "--mps") == 0;
     int first = mps ? 2 : 1;
-    (void)setvbuf(stdout, NULL, _IOLBF, 0);
     if (!there_is_a_gpu()) {
         (void)puts("gpu_service: skipped, this machine has no GPU");
         return SKIPPED;
