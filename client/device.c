@@ -188,6 +188,16 @@ static bool start_sweeping(struct attnd *client, struct wire_error *error)
     return true;
 }
 
+/* Memory counts against the daemon's limits until it is unmapped, a moment behind being dropped. */
+static enum attnd_status wait_until_unmapped(struct attnd *client, int64_t timeout_ns)
+{
+    struct wire_gate_request request = {.kind = WIRE_GATE_TRIM};
+    struct wire_gate_reply reply;
+    enum attnd_status status = gate_exchange(&client->gate, &request, -1, &reply, timeout_ns);
+    return status == ATTND_OK && reply.error.status != WIRE_OK ? error_of_wire(&reply.error)
+                                                               : status;
+}
+
 /* ---- Registering -------------------------------------------------------------------------------- */
 
 static bool fail_as_thread(enum attnd_status status, struct wire_error *error)
@@ -226,6 +236,7 @@ static bool ask_for(struct attnd *client, struct wire_gate_request *request, int
         }
         retire_unused(client);
         withdraw_all(client, take_unused(client));
+        (void)wait_until_unmapped(client, client->timeout_ns);
     }
 }
 
@@ -491,6 +502,15 @@ bool device_acquire(struct attnd *client, const char *name, int ordinal, uint64_
     return *region != NULL;
 }
 
+enum attnd_status device_drop_unused(struct attnd *client, int64_t timeout_ns)
+{
+    if (client->session.device.kind != WIRE_DEVICE_CUDA) {
+        return ATTND_OK; /* there is none, and daemons of old know nothing of it */
+    }
+    drop(client, retire_unused);
+    return wait_until_unmapped(client, timeout_ns);
+}
+
 void device_stop(struct devices *devices)
 {
     (void)pthread_mutex_lock(&devices->mutex);
@@ -518,8 +538,6 @@ void device_finish(struct devices *devices)
 
 enum attnd_status attnd_trim(struct attnd *client, int64_t timeout_ns)
 {
-    struct wire_gate_request request = {.kind = WIRE_GATE_TRIM};
-    struct wire_gate_reply reply;
     enum attnd_status status = client_check(client);
     if (status == ATTND_OK && timeout_ns < 0 && timeout_ns != ATTND_FOREVER) {
         status = error_set(ATTND_INVALID_ARGUMENT,
@@ -528,11 +546,5 @@ enum attnd_status attnd_trim(struct attnd *client, int64_t timeout_ns)
     if (status == ATTND_OK) {
         status = loss_check(&client->loss);
     }
-    if (status != ATTND_OK || client->session.device.kind != WIRE_DEVICE_CUDA) {
-        return status;
-    }
-    drop(client, retire_unused);
-    status = gate_exchange(&client->gate, &request, -1, &reply, timeout_ns);
-    return status == ATTND_OK && reply.error.status != WIRE_OK ? error_of_wire(&reply.error)
-                                                               : status;
+    return status == ATTND_OK ? device_drop_unused(client, timeout_ns) : status;
 }

@@ -36,6 +36,9 @@ bool device_acquire(struct attnd *client, const char *name, int ordinal, uint64_
     const struct wire_extent *extent, struct region **region, uint64_t *offset,
     struct wire_error *error);
 
+/* Drops what no request uses, and waits until it is unmapped. */
+enum attnd_status device_drop_unused(struct attnd *client, int64_t timeout_ns);
+
 /* Ends the thread. */
 void device_stop(struct devices *devices);
 

@@ -7,6 +7,7 @@
 
 #include "client.h"
 #include "clock.h"
+#include "device.h"
 #include "sealed.h"
 
 #define PAGE_BYTES UINT64_C(4096)
@@ -80,6 +81,31 @@ static void give_back(struct attnd *client, struct region *region)
     memory_withdraw(client, region);
 }
 
+static enum attnd_status create(struct attnd *client, uint64_t whole, struct region **region)
+{
+    enum attnd_status status = memory_book(client, 1, whole);
+    if (status != ATTND_OK) {
+        return status;
+    }
+    struct region *made = calloc(1, sizeof *made);
+    if (!made) {
+        memory_unbook(client, 1, whole);
+        return error_set(ATTND_RESOURCE_EXHAUSTED, "the process is out of memory");
+    }
+    made->bytes = whole;
+    status = fill(client, made);
+    if (status == ATTND_OK && publish(client, made)) {
+        *region = made;
+        return ATTND_OK;
+    }
+    if (status == ATTND_OK) {
+        status = error_set(ATTND_RESOURCE_EXHAUSTED, "the process is out of memory");
+    }
+    region_free(made);
+    memory_unbook(client, 1, whole);
+    return status;
+}
+
 enum attnd_status memory_book(struct attnd *client, size_t regions, uint64_t bytes)
 {
     const struct wire_limits *limits = &client->session.limits;
@@ -124,26 +150,11 @@ enum attnd_status memory_create(struct attnd *client, uint64_t bytes, struct reg
         return error_set(ATTND_RESOURCE_EXHAUSTED, "%" PRIu64 " bytes are no size", bytes);
     }
     uint64_t whole = bytes ? (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES : PAGE_BYTES;
-    enum attnd_status status = memory_book(client, 1, whole);
-    if (status != ATTND_OK) {
-        return status;
+    enum attnd_status status = create(client, whole, region);
+    if (status == ATTND_RESOURCE_EXHAUSTED &&
+        device_drop_unused(client, client->timeout_ns) == ATTND_OK) {
+        status = create(client, whole, region);
     }
-    struct region *made = calloc(1, sizeof *made);
-    if (!made) {
-        memory_unbook(client, 1, whole);
-        return error_set(ATTND_RESOURCE_EXHAUSTED, "the process is out of memory");
-    }
-    made->bytes = whole;
-    status = fill(client, made);
-    if (status == ATTND_OK && publish(client, made)) {
-        *region = made;
-        return ATTND_OK;
-    }
-    if (status == ATTND_OK) {
-        status = error_set(ATTND_RESOURCE_EXHAUSTED, "the process is out of memory");
-    }
-    region_free(made);
-    memory_unbook(client, 1, whole);
     return status;
 }
 

@@ -70,6 +70,9 @@ static bool make_a_region(struct attnd *client, const struct wire_plan *plan,
     for (uint32_t i = 0; i < plan->tensors; i++) {
         needed = needed || !is_placed(&extents[i]);
     }
+    (void)pthread_mutex_lock(&client->mutex);
+    needed = needed && client->memory.table.count == 0;
+    (void)pthread_mutex_unlock(&client->mutex);
     enum attnd_status status = needed ? block_acquire(client, 1, true, piece) : ATTND_OK;
     return status == ATTND_OK ||
            wire_fail(error, (enum wire_status)status, "%.250s", attnd_message());

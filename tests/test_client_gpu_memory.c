@@ -357,6 +357,23 @@ Test(client_gpu_limit, what_is_idle_makes_room_for_what_is_wanted)
     }
 }
 
+Test(client_gpu_limit, host_memory_gets_the_room_of_idle_device_memory)
+{
+    struct client_case *made[3];
+    void *shared[3];
+    for (int i = 0; i < 3; i++) {
+        made[i] = gpu_call(NULL);
+        gpu_run(made[i], NULL);
+    }
+    cr_expect_eq(gpu_regions(), 3);
+    for (int i = 0; i < 3; i++) {
+        OK(attnd_alloc(gpu_client, 4096, &shared[i]));
+        gpu_finish_call(made[i], true);
+    }
+    cr_expect_eq(gpu_regions(), 3);
+    cr_expect_eq(attnd_alloc(gpu_client, 4096, &shared[0]), ATTND_RESOURCE_EXHAUSTED);
+}
+
 Test(client_gpu_limit, what_one_call_needs_must_fit)
 {
     struct client_case *made = gpu_call(NULL);
