@@ -169,6 +169,7 @@ static bool start_change(struct region *region, const struct change *content)
     change->task =
         (struct worker_task){.uid = region->set->options.uid, .work = work, .done = on_changed};
     change->region = region;
+    change->offer.reserve = region->reserve; /* what was not given is what it has */
     change->offer.pid = region->set->options.pid;
     change->offer.uid = region->set->options.uid;
     region->change = change;

@@ -229,6 +229,7 @@ Test(region, grows_piece_by_piece_up_to_its_reserve)
 {
     uint32_t number = add_growing(10, 30);
     struct region *region = region_find(&set, number);
+    cr_expect_eq(slow_backend_last(&slow).reserve, 30);
     cr_assert(begin_extending(number, 10, 15));
     cr_expect_eq(await(), number);
     cr_expect_eq(region->bytes, 25);
@@ -261,6 +262,7 @@ Test(region, only_memory_that_can_grow_grows)
     cr_expect_not(begin_extending(number, 10, 1));
     cr_expect_eq(error.status, WIRE_INVALID_ARGUMENT);
     number = add_growing(10, 0);
+    cr_expect_eq(slow_backend_last(&slow).reserve, 10);
     cr_expect_not(begin_extending(number, 10, 1), "nothing was reserved");
 }
 
