@@ -100,6 +100,13 @@ static void warn_unless(bool ok, const struct wire_error *error)
     }
 }
 
+/* Says of an error of the driver's which field of the offer was at fault. */
+static bool blame(struct wire_error *error, const char *field)
+{
+    struct wire_error reason = *error;
+    return wire_fail(error, reason.status, "%s: %.200s", field, reason.detail);
+}
+
 /* -- shared memory ------------------------------------------------------------------------------ */
 
 static bool make_visible(void *host, uint64_t bytes, void **device, struct wire_error *error)
@@ -183,10 +190,12 @@ static bool map_ipc(const struct cuda_device *device, const struct backend_offer
     cudaIpcMemHandle_t handle;
     _Static_assert(sizeof(handle) == WIRE_HANDLE_BYTES, "handles travel whole");
     memcpy(&handle, offer->handle, sizeof(handle));
-    if (!check_exporter(device, offer, error) ||
-        !CUDA_OK(error, WIRE_INVALID_ARGUMENT,
-            cudaIpcOpenMemHandle(base, handle, cudaIpcMemLazyEnablePeerAccess))) {
+    if (!check_exporter(device, offer, error)) {
         return false;
+    }
+    if (!CUDA_OK(error, WIRE_INVALID_ARGUMENT,
+            cudaIpcOpenMemHandle(base, handle, cudaIpcMemLazyEnablePeerAccess))) {
+        return blame(error, "handle");
     }
     if (!check_allocation(device, *base, offer->bytes, error)) {
         (void)cudaIpcCloseMemHandle(*base);
@@ -242,9 +251,11 @@ static bool map_piece(const struct cuda_device *device, CUmemGenericAllocationHa
         .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device->ordinal},
         .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
     };
-    if (!check_piece(device, handle, error) ||
-        !CUDA_OK(error, WIRE_INVALID_ARGUMENT, device->driver.mem_map(at, bytes, 0, handle, 0))) {
+    if (!check_piece(device, handle, error)) {
         return false;
+    }
+    if (!CUDA_OK(error, WIRE_INVALID_ARGUMENT, device->driver.mem_map(at, bytes, 0, handle, 0))) {
+        return blame(error, "bytes: more than the descriptor's memory has");
     }
     if (!CUDA_OK(error, WIRE_INTERNAL, device->driver.mem_set_access(at, bytes, &access, 1))) {
         (void)device->driver.mem_unmap(at, bytes);
@@ -260,7 +271,7 @@ static bool add_piece(const struct cuda_device *device, CUdeviceptr at,
     if (!CUDA_OK(error, WIRE_INVALID_ARGUMENT,
             device->driver.mem_import(
                 &handle, (void *)(intptr_t)piece->fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR))) {
-        return false;
+        return blame(error, "descriptor: not of a GPU's memory");
     }
     bool mapped = map_piece(device, handle, at, piece->bytes, error);
     (void)device->driver.mem_release(handle); /* what is mapped keeps the memory */
@@ -272,14 +283,13 @@ static bool reserve(
     struct cuda_memory *memory, struct mapping *mapping, uint64_t wanted, struct wire_error *error)
 {
     uint64_t all = 0;
-    /* More than the GPU has never comes. */
+    /* What is more than the GPU has never comes. */
     uint64_t most = round_up(memory->device->memory_bytes, memory->granularity);
     uint64_t bytes = wanted < most ? round_up(wanted, memory->granularity) : most;
-    if (bytes < mapping->bytes) {
+    if (bytes < mapping->bytes || wanted > MAX_RESERVED_PER_UID) {
         return wire_fail(error, WIRE_INVALID_ARGUMENT,
-            "reserve: %" PRIu64 " bytes of address space are less than the first piece has, or "
-            "that has more than the GPU",
-            wanted);
+            "reserve is %" PRIu64 " bytes; it may be from those of the first piece to %" PRIu64,
+            wanted, MAX_RESERVED_PER_UID);
     }
     pthread_mutex_lock(&memory->lock);
     list_for_each(at, &memory->mappings) {

@@ -184,7 +184,7 @@ static void opens_handles_of_their_senders_alone(void)
     (void)offer(backend, &bad, &base, WIRE_PERMISSION_DENIED, "PID namespace");
     bad = good;
     bad.handle[40] ^= 1;
-    (void)offer(backend, &bad, &base, WIRE_INVALID_ARGUMENT, "cudaIpcOpenMemHandle");
+    (void)offer(backend, &bad, &base, WIRE_INVALID_ARGUMENT, "handle: cudaIpcOpenMemHandle");
     bad = good;
     bad.bytes = 10001;
     (void)offer(backend, &bad, &base, WIRE_INVALID_ARGUMENT,
@@ -299,7 +299,7 @@ static void refuses_pieces_that_are_not_what_they_should_be(void)
     struct backend_offer bad = good;
     bad.bytes = 4 * PIECE; /* more than there is */
     bad.reserve = 8 * PIECE;
-    (void)offer(backend, &bad, &base, WIRE_INVALID_ARGUMENT, "mem_map");
+    (void)offer(backend, &bad, &base, WIRE_INVALID_ARGUMENT, "bytes: more than");
     bad.bytes = PIECE + 1;
     (void)offer(backend, &bad, &base, WIRE_INVALID_ARGUMENT, "not a multiple");
     bad.bytes = 0;
@@ -308,14 +308,16 @@ static void refuses_pieces_that_are_not_what_they_should_be(void)
     bad.reserve = PIECE;
     (void)offer(backend, &bad, &base, WIRE_INVALID_ARGUMENT, "reserve");
     bad = good;
-    bad.reserve = UINT64_MAX; /* no more than the GPU has */
+    bad.reserve = UINT64_MAX;
+    (void)offer(backend, &bad, &base, WIRE_INVALID_ARGUMENT, "reserve");
+    bad.reserve = 2 * FAKE_MEMORY; /* counts as what the GPU has */
     CHECK(offer(backend, &bad, &base, WIRE_OK, ""));
     backend->ops->unmap(backend, base, bad.bytes);
     bad.fd = sealed_create("no piece", 2 * PIECE);
-    (void)offer(backend, &bad, &base, WIRE_INVALID_ARGUMENT, "mem_import");
+    (void)offer(backend, &bad, &base, WIRE_INVALID_ARGUMENT, "descriptor: not of");
     close(bad.fd);
     bad = piece_offer(1, PIECE, PIECE);
-    (void)offer(backend, &bad, &base, WIRE_INVALID_ARGUMENT, "other memory");
+    (void)offer(backend, &bad, &base, WIRE_INVALID_ARGUMENT, "descriptor: of other memory");
     close(bad.fd);
     fake_cudart_fail("cuMemSetAccess", cudaErrorInvalidValue, false);
     (void)offer(backend, &good, &base, WIRE_INTERNAL, "mem_set_access");
@@ -329,7 +331,7 @@ static void refuses_pieces_that_are_not_what_they_should_be(void)
 static void bounds_the_addresses_of_a_user(void)
 {
     struct backend *backend = create();
-    struct backend_offer offered = piece_offer(0, PIECE, UINT64_MAX);
+    struct backend_offer offered = piece_offer(0, PIECE, FAKE_MEMORY);
     void *base[4];
     void *none = NULL;
     for (size_t i = 0; i < 4; i++) {
