@@ -17,9 +17,9 @@
 #include "device.h"
 #include "main.h"
 
-#define TEST_SECONDS 180
+#define TEST_SECONDS 120
 #define LINE_MS 60000
-#define LIFE_MS 150000
+#define LIFE_MS 60000
 
 static const struct service_test *const files[] = {service_memory_tests, service_handle_tests,
     service_order_tests, service_fault_tests, service_load_tests};

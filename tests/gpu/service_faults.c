@@ -89,7 +89,6 @@ static void trainers_are_killed_inside_kernels(void)
     for (size_t i = 0; i < OTHERS; i++) {
         process_kill(&others[i]);
     }
-    CHECK(service_stats(observer).daemon.failed == 0);
     attnd_close(observer);
     service_stop(&daemon);
 }

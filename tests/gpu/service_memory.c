@@ -1,4 +1,5 @@
 /* Where tensors lie: any device memory that can be shared, and a clear refusal for what cannot. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,8 +74,10 @@ static void right_values(void)
         mirror_finish(&mirror);
     }
     CHECK(computed > 200);
-    CHECK(service_stats(client).client.regions == 1);
-    (void)printf("  computed %u, worst error over bar %.3f\n", computed, worst);
+    uint64_t regions = service_stats(client).client.regions;
+    (void)printf("  computed %u, worst error over bar %.3f, %" PRIu64 " regions\n", computed, worst,
+        regions);
+    CHECK(regions <= 2); /* the allocation, and one for tensors without elements */
     attnd_close(client);
     twin_destroy(twin);
     service_stop(&daemon);

@@ -244,12 +244,35 @@ static void run_export(struct trainer *trainer)
     cudaIpcMemHandle_t handle;
     void *memory = NULL;
     CU(cudaMalloc(&memory, (size_t)trainer->count));
+    CU(cudaMemset(memory, 0x7b, (size_t)trainer->count));
+    CU(cudaDeviceSynchronize());
     CU(cudaIpcGetMemHandle(&handle, memory));
     for (size_t i = 0; i < sizeof handle; i++) {
         (void)printf("%02x", (unsigned)(unsigned char)handle.reserved[i]);
     }
     say("");
     device_sleep_ms(600000);
+}
+
+/* What the daemon would see through the handle in the environment. */
+static void run_peek(struct trainer *trainer)
+{
+    (void)trainer;
+    cudaIpcMemHandle_t handle;
+    void *memory = NULL;
+    unsigned char byte = 0;
+    const char *digits = getenv("GPU_TRAINER_HANDLE");
+    for (size_t i = 0; digits != NULL && i < sizeof handle; i++) {
+        const char pair[3] = {digits[2 * i], digits[2 * i + 1], '\0'};
+        handle.reserved[i] = (char)strtoul(pair, NULL, 16);
+    }
+    cudaError_t error = cudaIpcOpenMemHandle(&memory, handle, cudaIpcMemLazyEnablePeerAccess);
+    if (error != cudaSuccess) {
+        (void)printf("refused: %s\n", cudaGetErrorString(error));
+        return;
+    }
+    CU(cudaMemcpy(&byte, memory, 1, cudaMemcpyDeviceToHost));
+    (void)printf("opened %02x\n", byte);
 }
 
 struct mode {
@@ -269,6 +292,7 @@ static const struct mode modes[] = {
     {"fault", run_fault, false},
     {"drain", run_drain, false},
     {"export", run_export, true},
+    {"peek", run_peek, true},
 };
 
 static const struct mode *find_mode(const char *name)
