@@ -62,22 +62,6 @@ static struct region *find_region(const struct memory *memory, const struct wire
     return region;
 }
 
-/* Tensors without elements name a region all the same; there may be none yet but on the device. */
-static bool make_a_region(struct attnd *client, const struct wire_plan *plan,
-    const struct wire_extent *extents, struct block_piece *piece, struct wire_error *error)
-{
-    bool needed = false;
-    for (uint32_t i = 0; i < plan->tensors; i++) {
-        needed = needed || !is_placed(&extents[i]);
-    }
-    (void)pthread_mutex_lock(&client->mutex);
-    needed = needed && client->memory.table.count == 0;
-    (void)pthread_mutex_unlock(&client->mutex);
-    enum attnd_status status = needed ? block_acquire(client, 1, true, piece) : ATTND_OK;
-    return status == ATTND_OK ||
-           wire_fail(error, (enum wire_status)status, "%.250s", attnd_message());
-}
-
 /* Finds a tensor's region in shared memory and holds it. */
 static bool place_in_host(struct attnd *client, struct submission *submission, size_t index,
     uint32_t i, const struct wire_tensor *tensor, const struct wire_extent *extent,
@@ -117,25 +101,53 @@ static bool place_on_device(struct attnd *client, struct submission *submission,
     return true;
 }
 
+/* Tensors without elements name a region all the same: one of the others', or of host memory. */
+static bool place_rest(struct attnd *client, struct submission *submission, size_t index,
+    const struct wire_plan *plan, struct wire_error *error)
+{
+    struct block_piece piece = {0};
+    struct region **regions = submission->region[index];
+    struct region *any = NULL;
+    for (uint32_t i = 0; i < plan->tensors; i++) {
+        any = regions[i] ? regions[i] : any;
+    }
+    if (!any) {
+        enum attnd_status status = block_acquire(client, 1, false, &piece);
+        if (status != ATTND_OK) {
+            return wire_fail(error, (enum wire_status)status, "%.250s", attnd_message());
+        }
+        any = piece.region;
+    }
+    for (uint32_t i = 0; i < plan->tensors; i++) {
+        if (!regions[i]) {
+            memory_hold(client, any);
+            regions[i] = any;
+            submission->message.submit.call[index].region[i] = any->id;
+        }
+    }
+    block_release(client, &piece);
+    return true;
+}
+
 /* Finds the tensors' regions and holds them. Those on a device are registered if they are not yet. */
 static bool place(struct attnd *client, struct submission *submission, size_t index,
     const struct request *request, const struct wire_plan *plan, const struct wire_extent *extents,
     const uint64_t *address, struct wire_error *error)
 {
-    struct block_piece piece = {0};
-    bool placed = !submission->call || make_a_region(client, plan, extents, &piece, error);
+    bool placed = true;
     submission->message.submit.call[index].tensors = plan->tensors;
     for (uint32_t i = 0; i < plan->tensors && placed; i++) {
         const struct wire_tensor *tensor = &plan->tensor[i];
-        bool host = !submission->call || request_is_host(request->tensor[tensor->role]) ||
-                    !is_placed(&extents[i]);
-        placed = host ? place_in_host(
-                            client, submission, index, i, tensor, &extents[i], address[i], error)
-                      : place_on_device(
-                            client, submission, index, i, tensor, &extents[i], address[i], error);
+        if (!submission->call ||
+            (is_placed(&extents[i]) && request_is_host(request->tensor[tensor->role]))) {
+            placed =
+                place_in_host(client, submission, index, i, tensor, &extents[i], address[i], error);
+        } else if (is_placed(&extents[i])) {
+            placed = place_on_device(
+                client, submission, index, i, tensor, &extents[i], address[i], error);
+        }
     }
-    block_release(client, &piece);
-    return placed;
+    return placed && (!submission->call || place_rest(client, submission, index, plan, error));
 }
 
 /* Registers a plan that the daemon does not know yet. */

@@ -316,15 +316,16 @@ Test(client_gpu_memory, host_tensors_are_computed_as_ever)
     gpu_finish_call(made, false);
 }
 
-Test(client_gpu_memory, tensors_without_elements_need_no_memory)
+/* rows: 0, there are no keys; batch: 0, there is nothing at all */
+static void run_empty(int64_t batch, int64_t rows_k)
 {
     struct client_case made = {.options = ATTND_OPTIONS_INIT};
     struct rng rng = {5};
     made.shape = (struct case_shape){.direction = ATTND_FORWARD,
         .dtype = {kDLBfloat, 16, 1},
-        .batch = 0,
+        .batch = batch,
         .rows_q = 4,
-        .rows_k = 4,
+        .rows_k = rows_k,
         .heads_q = 2,
         .heads_kv = 2,
         .dim = 8,
@@ -334,6 +335,14 @@ Test(client_gpu_memory, tensors_without_elements_need_no_memory)
     gpu_mark(&made, 0);
     gpu_run(&made, NULL);
     client_case_finish(&made);
+}
+
+Test(client_gpu_memory, tensors_without_elements_need_no_memory)
+{
+    run_empty(2, 0);
+    cr_expect_eq(gpu_regions(), 1, "that of the others");
+    run_empty(0, 4);
+    cr_expect_eq(gpu_regions(), 2, "they have to lie somewhere");
 }
 
 static void start_small(void)
