@@ -2,28 +2,29 @@
 # The trainer on a GPU learns what the one on the CPU learns: same text, same seeds, so that the losses
 # of all steps may differ by what bfloat16 and other orders of summation change, and no more.
 #
-#   tests/test_trainer_devices.sh DEVICE FOLDER [TRAINER]
+#   tests/test_trainer_devices.sh DEVICE FOLDER [TRAINER ATTND]
 #
-# DEVICE is that of the daemon for the second trainer, as attnd's --device takes it; with cpu TRAINER is
-# a program that runs the GPU's loops on the CPU. FOLDER holds attnd and the trainers; where it has none
-# for the CPU (no BLAS), $REFERENCE holds what that one printed elsewhere. $TEXT is what they learn, for
-# $STEPS steps (40). Exit status 77: there is no such device here.
+# DEVICE is that of the daemon for the second trainer, as attnd's --device takes it. FOLDER holds attnd
+# and the trainers, unless a trainer and a daemon that only look as if they used a GPU are named. Where
+# FOLDER has no trainer for the CPU (no BLAS), $REFERENCE holds what that one printed elsewhere. $TEXT is
+# what they learn, for $STEPS steps (40). Exit status 77: there is no such device here.
 set -uo pipefail
 export LC_ALL=C
 
 device=$1 bin=$(cd "$2" && pwd)
 trainer=${3:-$bin/attnd-trainer-cuda}
+second=${4:-$bin/attnd}
 steps=${STEPS:-40}
 tolerance=0.02 # nats; observed on the CPU: 0.003
 work=$(mktemp -d /tmp/atd.XXXXXX)
 pids=()
 trap '((${#pids[@]} == 0)) || kill "${pids[@]}" 2>/dev/null; rm -rf "$work"' EXIT
 
-start_daemon() { # name, options...
-    local name=$1
-    shift
+start_daemon() { # name, program, options...
+    local name=$1 program=$2
+    shift 2
     (umask 0027 && mkdir "$work/$name")
-    "$bin/attnd" --directory "$work/$name" "$@" >"$work/$name.log" 2>&1 &
+    "$program" --directory "$work/$name" "$@" >"$work/$name.log" 2>&1 &
     pids+=($!)
     for _ in {1..300}; do
         [[ -S $work/$name/rpc.sock ]] && return
@@ -76,12 +77,12 @@ compare() { # names of two runs
 
 failures=0
 runs=(float32 other)
-start_daemon second --device "$device"
+start_daemon second "$second" --device "$device"
 train other second "$trainer"
 if [[ -n ${REFERENCE:-} ]]; then
     cp "$REFERENCE" "$work/float32"
 else
-    start_daemon first
+    start_daemon first "$bin/attnd"
     train float32 first "$bin/attnd-trainer"
     train bfloat16 first "$bin/attnd-trainer" --type bfloat16
     compare float32 bfloat16 || failures=$((failures + 1))

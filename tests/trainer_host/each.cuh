@@ -1,6 +1,6 @@
 /*
- * The trainer's loops, whose rounds are a GPU's threads, as a loop of this processor, backwards: who
- * counts on an order is found out.
+ * The trainer's loops, whose rounds are a GPU's threads, as loops of this processor in the order of the
+ * stream; their rounds go backwards: who counts on an order is found out.
  */
 #pragma once
 
@@ -8,14 +8,14 @@
 #include <dlpack/dlpack.h>
 #include <stddef.h>
 
-/* Memory of the process: attnd_forward() copies it, and returns when it has ended. */
-static const DLDevice EACH_PLACE = {kDLCPU, 0};
+static const DLDevice EACH_PLACE = {kDLCUDA, 0};
 
 template <class Body>
 static cudaError_t each(cudaStream_t stream, size_t count, Body body)
 {
-    for (size_t at = count; at-- > 0;) {
-        body(at);
-    }
-    return stream != nullptr ? cudaSuccess : cudaErrorInvalidValue;
+    return fake_enqueue(stream, [=] {
+        for (size_t at = count; at-- > 0;) {
+            body(at);
+        }
+    });
 }
