@@ -6,8 +6,8 @@
 
 #include "client.h"
 #include "clock.h"
-#include "device.h"
 #include "lengths.h"
+#include "place.h"
 #include "staging.h"
 #include "stream.h"
 #include "validate.h"
@@ -23,13 +23,8 @@ struct submission {
     size_t count;
     bool outside; /* a tensor lies in no region: none of this can be sent */
     struct plan *plan[WIRE_MAX_CALLS];
-    struct region *region[WIRE_MAX_CALLS][WIRE_MAX_TENSORS];
+    struct place place[WIRE_MAX_CALLS];
 };
-
-static bool is_placed(const struct wire_extent *extent)
-{
-    return extent->low < extent->high;
-}
 
 /* All of memory as one region: alignment and overlap do not depend on where the tensors lie. */
 static bool check_addresses(const struct wire_plan *plan, const struct wire_extent *extents,
@@ -43,111 +38,6 @@ static bool check_addresses(const struct wire_plan *plan, const struct wire_exte
         bytes[i] = INT64_MAX;
     }
     return validate_call(plan, extents, &flat, bytes, error);
-}
-
-/* Where one tensor lies; NULL: in no region, or *partly in one. One without elements may be said to
- * lie in any. */
-static struct region *find_region(const struct memory *memory, const struct wire_extent *extent,
-    uint64_t address, uint64_t *offset, bool *partly)
-{
-    struct region *region = NULL;
-    *offset = 0;
-    *partly = false;
-    if (is_placed(extent)) {
-        region = memory_find(memory, address, extent->low, extent->high, partly);
-        *offset = region ? address - (uintptr_t)region->base : 0;
-    } else if (memory->table.count > 0) {
-        region = memory->table.sorted[0];
-    }
-    return region;
-}
-
-/* Finds a tensor's region in shared memory and holds it. */
-static bool place_in_host(struct attnd *client, struct submission *submission, size_t index,
-    uint32_t i, const struct wire_tensor *tensor, const struct wire_extent *extent,
-    uint64_t address, struct wire_error *error)
-{
-    struct wire_call *call = &submission->message.submit.call[index];
-    bool partly;
-    (void)pthread_mutex_lock(&client->mutex);
-    struct region *region =
-        find_region(&client->memory, extent, address, &call->offset[i], &partly);
-    if (region) {
-        region->users++;
-        submission->region[index][i] = region;
-        call->region[i] = region->id;
-    }
-    (void)pthread_mutex_unlock(&client->mutex);
-    if (partly) {
-        return wire_fail(error, WIRE_INVALID_ARGUMENT,
-            "%s reaches beyond the memory from attnd_alloc() that it lies in",
-            wire_role_name(tensor->role));
-    }
-    submission->outside = submission->outside || !region;
-    return true;
-}
-
-static bool place_on_device(struct attnd *client, struct submission *submission, size_t index,
-    uint32_t i, const struct wire_tensor *tensor, const struct wire_extent *extent,
-    uint64_t address, struct wire_error *error)
-{
-    struct wire_call *call = &submission->message.submit.call[index];
-    struct region **region = &submission->region[index][i];
-    if (!device_acquire(client, wire_role_name(tensor->role), submission->call->ordinal, address,
-            extent, region, &call->offset[i], error)) {
-        return false;
-    }
-    call->region[i] = (*region)->id;
-    return true;
-}
-
-/* Tensors without elements name a region all the same: one of the others', or of host memory. */
-static bool place_rest(struct attnd *client, struct submission *submission, size_t index,
-    const struct wire_plan *plan, struct wire_error *error)
-{
-    struct block_piece piece = {0};
-    struct region **regions = submission->region[index];
-    struct region *any = NULL;
-    for (uint32_t i = 0; i < plan->tensors; i++) {
-        any = regions[i] ? regions[i] : any;
-    }
-    if (!any) {
-        enum attnd_status status = block_acquire(client, 1, false, &piece);
-        if (status != ATTND_OK) {
-            return wire_fail(error, (enum wire_status)status, "%.250s", attnd_message());
-        }
-        any = piece.region;
-    }
-    for (uint32_t i = 0; i < plan->tensors; i++) {
-        if (!regions[i]) {
-            memory_hold(client, any);
-            regions[i] = any;
-            submission->message.submit.call[index].region[i] = any->id;
-        }
-    }
-    block_release(client, &piece);
-    return true;
-}
-
-/* Finds the tensors' regions and holds them. Those on a device are registered if they are not yet. */
-static bool place(struct attnd *client, struct submission *submission, size_t index,
-    const struct request *request, const struct wire_plan *plan, const struct wire_extent *extents,
-    const uint64_t *address, struct wire_error *error)
-{
-    bool placed = true;
-    submission->message.submit.call[index].tensors = plan->tensors;
-    for (uint32_t i = 0; i < plan->tensors && placed; i++) {
-        const struct wire_tensor *tensor = &plan->tensor[i];
-        if (!submission->call ||
-            (is_placed(&extents[i]) && request_is_host(request->tensor[tensor->role]))) {
-            placed =
-                place_in_host(client, submission, index, i, tensor, &extents[i], address[i], error);
-        } else if (is_placed(&extents[i])) {
-            placed = place_on_device(
-                client, submission, index, i, tensor, &extents[i], address[i], error);
-        }
-    }
-    return placed && (!submission->call || place_rest(client, submission, index, plan, error));
 }
 
 /* Registers a plan that the daemon does not know yet. */
@@ -180,13 +70,14 @@ static bool prepare(struct attnd *client, struct submission *submission, size_t 
         return false;
     }
     /* Device memory is not registered for what the daemon refuses, nor a plan for what is staged. */
-    bool device = submission->call != NULL;
-    if ((device && !acquire_plan(client, submission, index, &plan, extents, error)) ||
-        !place(client, submission, index, request, &plan, extents, address, error) ||
+    const struct place_wanted wanted = {request, &plan, extents, address, submission->call};
+    struct wire_call *call = &submission->message.submit.call[index];
+    if ((submission->call && !acquire_plan(client, submission, index, &plan, extents, error)) ||
+        !place_find(
+            client, &wanted, call, &submission->place[index], &submission->outside, error) ||
         (!submission->outside && !acquire_plan(client, submission, index, &plan, extents, error))) {
         return false;
     }
-    struct wire_call *call = &submission->message.submit.call[index];
     call->plan = submission->plan[index] ? submission->plan[index]->id : 0;
     call->dropout_seed = request->options.dropout_seed;
     call->dropout_offset = request->options.dropout_offset;
@@ -197,27 +88,12 @@ static void release(struct attnd *client, const struct submission *submission)
 {
     (void)pthread_mutex_lock(&client->mutex);
     for (size_t i = 0; i < submission->count; i++) {
-        for (size_t t = 0; t < WIRE_MAX_TENSORS; t++) {
-            if (submission->region[i][t]) {
-                submission->region[i][t]->users--;
-            }
-        }
+        place_release(&submission->place[i]);
     }
     (void)pthread_mutex_unlock(&client->mutex);
     for (size_t i = 0; i < submission->count; i++) {
         if (submission->plan[i]) {
             plan_release(&client->plans, submission->plan[i]);
-        }
-    }
-}
-
-static void note_uses(const struct submission *submission, unsigned lane, uint64_t last)
-{
-    for (size_t i = 0; i < submission->count; i++) {
-        for (size_t t = 0; t < WIRE_MAX_TENSORS; t++) {
-            if (submission->region[i][t]) {
-                submission->region[i][t]->last_use[lane] = last;
-            }
         }
     }
 }
@@ -240,7 +116,9 @@ static enum attnd_status send_on(
     enum attnd_status status = rpc_send(&client->rpc, &submission->message, 0);
     if (status == ATTND_OK) {
         uint64_t last = lane_advance(&client->lanes, lane, submission->count);
-        note_uses(submission, lane, last);
+        for (size_t i = 0; i < submission->count; i++) {
+            place_note_use(&submission->place[i], lane, last);
+        }
         client->lanes.lane[lane].enqueuing = submission->call != NULL;
         *ticket = submit_ticket(lane, last, submission->count);
     }
