@@ -22,9 +22,12 @@ struct draw draws_case(const struct draws_options *options, uint64_t number)
     return draw;
 }
 
-void draws_skip(uint64_t number, const char *why, struct draws_totals *totals)
+void draws_skip(const struct draws_options *options, uint64_t number, const char *why,
+    struct draws_totals *totals)
 {
-    printf("case %" PRIu64 " skipped: %s\n", number, why);
+    if (options->only == number) {
+        printf("case %" PRIu64 " skipped: %s\n", number, why);
+    }
     totals->cases++;
     totals->skipped++;
 }
@@ -36,10 +39,11 @@ void draws_conclude(const struct draws_options *options, const struct draw *draw
         printf("case %" PRIu64 " %s, ratio %.3f\n", number, verdict->failed ? "FAILED" : "passed",
             verdict->ratio);
         draw_describe(draw);
-        printf("  again: %s --family %s --seed %" PRIu64 " --case %" PRIu64 " --threads %u%s%s%s\n",
+        printf("  again: %s --family %s --seed %" PRIu64 " --case %" PRIu64
+               " --threads %u%s%s%s%s\n",
             program_invocation_short_name, options->family, options->seed, number, draw->workers,
             options->flash ? " --shapes flash" : "", options->forward ? " --forward" : "",
-            options->service ? " --through service" : "");
+            options->bits ? " --bits" : "", options->service ? " --through service" : "");
     }
     totals->cases++;
     totals->failed += verdict->failed ? 1 : 0;
@@ -52,7 +56,7 @@ void draws_conclude(const struct draws_options *options, const struct draw *draw
 
 /* -- the program ---------------------------------------------------------------------------- */
 
-enum { EVERY_PAIR = 256, SHAPES, FORWARD };
+enum { EVERY_PAIR = 256, SHAPES, FORWARD, BITS };
 
 static uint64_t number_of(const char *text, struct argp_state *state)
 {
@@ -119,6 +123,9 @@ static error_t on_option(int key, char *text, struct argp_state *state)
     case SHAPES:
         options->flash = is_flash(text, state);
         return 0;
+    case BITS:
+        options->bits = true;
+        return 0;
     case FORWARD:
         options->forward = true;
         return 0;
@@ -142,6 +149,7 @@ static struct draws_options parse(int argc, char **argv)
         {"threads", 't', "N", 0, "Workers of the executor (drawn for each case)", 0},
         {"jobs", 'j', "N", 0, "Cases at once (1)", 0},
         {"shapes", SHAPES, "SET", 0, "small: any; flash: lengths up to 2048, fp16 and bf16", 0},
+        {"bits", BITS, NULL, 0, "Again in a group and cut otherwise: the same bits", 0},
         {"forward", FORWARD, NULL, 0, "Forward passes alone", 0},
         {"every-pair", EVERY_PAIR, NULL, 0, "Fail unless every pair of features was computed", 0},
         {0},

@@ -12,6 +12,7 @@ struct draws_options {
     const char *family;
     const char *address; /* of a running daemon; NULL: one of its own */
     bool service;
+    bool bits;       /* results are the same bits in a group, however it is cut */
     bool forward;    /* no backward passes */
     bool flash;      /* shapes of draw_flash_case() */
     bool every_pair; /* fail unless every pair of features was there */
@@ -41,7 +42,8 @@ bool draws_kernels(
 void draws_conclude(const struct draws_options *options, const struct draw *draw, uint64_t number,
     const struct verdict *verdict, struct draws_totals *totals);
 
-void draws_skip(uint64_t number, const char *why, struct draws_totals *totals);
+void draws_skip(const struct draws_options *options, uint64_t number, const char *why,
+    struct draws_totals *totals);
 
 /* Cases [first, end) through a daemon. false: there was none. */
 bool draws_service(

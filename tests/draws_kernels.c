@@ -53,6 +53,10 @@ static void judge_case(struct crowd *crowd, struct twin *twin, uint64_t number,
         abort();
     }
     judge_trial(&verdict, trial, &run);
+    bool promised = draw->direction == ATTN_FORWARD || draw->spec.deterministic;
+    if (crowd->options->bits && promised && !verdict.broken) {
+        judge_bits(&verdict, trial, &draw->spec, &run);
+    }
     fclose(verdict.out);
     pthread_mutex_lock(&crowd->lock);
     fputs(complaints, stdout);
@@ -78,7 +82,7 @@ static void run_case(struct crowd *crowd, struct twin *twin, uint64_t number)
     const char *refusal = refusal_of(crowd->family, &draw, &trial);
     if (refusal != NULL) {
         pthread_mutex_lock(&crowd->lock);
-        draws_skip(number, refusal, crowd->totals);
+        draws_skip(options, number, refusal, crowd->totals);
         pthread_mutex_unlock(&crowd->lock);
     } else {
         judge_case(crowd, twin, number, &draw, &trial);

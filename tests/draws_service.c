@@ -160,7 +160,7 @@ static bool guards_are_whole(struct service *service)
 static void end(struct service *service, struct slot *slot)
 {
     if (slot->refusal != NULL) {
-        draws_skip(slot->number, slot->refusal, service->totals);
+        draws_skip(service->options, slot->number, slot->refusal, service->totals);
     } else {
         if (!slot->verdict.failed) {
             judge_slot(slot);

@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <string.h>
 
 #include "bar.h"
 #include "executor.h"
@@ -82,6 +83,38 @@ static void solve_backward(struct verdict *verdict, struct executor *executor, s
     judge(verdict, reference, &trial->problem, ATTN_BACKWARD);
 }
 
+/* Both trials in one group. */
+static void solve_pair(struct verdict *verdict, struct executor *executor, struct trial pair[2],
+    const struct judge_run *run, enum attn_direction direction)
+{
+    struct attn_problem problems[2];
+    for (int i = 0; i < 2; i++) {
+        problems[i] = direction == ATTN_FORWARD ? trial_forward(&pair[i]) : pair[i].problem;
+        if (!run->lse) {
+            problems[i].lse.data = NULL;
+        }
+    }
+    const uint64_t tiles_per_launch = run->tiles_per_launch == 0 ? 3 : 0;
+    int status = executor_solve(executor, direction, problems, 2, tiles_per_launch);
+    if (status != 0) {
+        fprintf(out_of(verdict), "  a group returned error %d\n", status);
+        verdict->failed = true;
+        verdict->broken = status != EXECUTOR_OVERRUN;
+    }
+}
+
+static void expect_same_bits(
+    struct verdict *verdict, const struct trial *expected, const struct trial *ours)
+{
+    for (enum tensor_id id = TENSOR_OUT; id < TENSOR_COUNT; id++) {
+        const struct trial_storage *a = &expected->storage[id];
+        const struct trial_storage *b = &ours->storage[id];
+        if (a->size > 0 && memcmp(a->bytes, b->bytes, a->size) != 0) {
+            judge_complain(verdict, "a group and other cuts change the bits of", tensor_name(id));
+        }
+    }
+}
+
 void judge_complain(struct verdict *verdict, const char *what, const char *tensor)
 {
     fprintf(out_of(verdict), "  %s%s%s\n", what, *tensor != '\0' ? " " : "", tensor);
@@ -114,4 +147,28 @@ void judge_trial(struct verdict *verdict, struct trial *trial, const struct judg
     }
     reference_destroy(reference);
     executor_finish(&executor);
+}
+
+void judge_bits(struct verdict *verdict, const struct trial *trial, const struct trial_spec *spec,
+    const struct judge_run *run)
+{
+    struct trial pair[2];
+    struct executor executor;
+    for (int i = 0; i < 2; i++) {
+        struct trial_spec one = *spec;
+        one.seed += i == 0 ? 1 : 0;
+        trial_init_in(&pair[i], &one, run->twin != NULL ? &run->twin->arena : NULL);
+    }
+    executor_init(&executor, run->family, run->workers);
+    executor.twin = run->twin;
+    solve_pair(verdict, &executor, pair, run, ATTN_FORWARD);
+    if (run->direction == ATTN_BACKWARD && !verdict->broken) {
+        trial_spoil_padding(&pair[0]);
+        trial_spoil_padding(&pair[1]);
+        solve_pair(verdict, &executor, pair, run, ATTN_BACKWARD);
+    }
+    expect_same_bits(verdict, trial, &pair[1]);
+    executor_finish(&executor);
+    trial_finish(&pair[0]);
+    trial_finish(&pair[1]);
 }

@@ -36,3 +36,10 @@ struct judge_run {
 
 /* Computes and judges it, and what was written beside the outputs. */
 void judge_trial(struct verdict *verdict, struct trial *trial, const struct judge_run *run);
+
+/*
+ * Computes the trial's spec once more, behind another problem of the same group and cut otherwise: every
+ * bit is as judge_trial() left it in the trial. Only for what promises it: forward, deterministic.
+ */
+void judge_bits(struct verdict *verdict, const struct trial *trial, const struct trial_spec *spec,
+    const struct judge_run *run);
