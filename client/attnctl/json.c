@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <math.h>
 
 /* A name of a file or a process is bytes; those past ASCII are written as if they were Latin-1, which
  * keeps the text valid. */
@@ -69,10 +70,14 @@ void json_whole(struct json *json, const char *name, uint64_t number)
     (void)fprintf(json->file, "%" PRIu64, number);
 }
 
-void json_real(struct json *json, const char *name, double number)
+void json_number(struct json *json, const char *name, double number)
 {
     begin_value(json, name);
-    (void)fprintf(json->file, "%.9g", number);
+    if (isfinite(number)) {
+        (void)fprintf(json->file, "%.9g", number);
+    } else {
+        (void)fputs("null", json->file);
+    }
 }
 
 void json_bool(struct json *json, const char *name, bool value)

@@ -20,5 +20,5 @@ void json_open(struct json *json, const char *name, char bracket);
 void json_close(struct json *json, char bracket);
 void json_text(struct json *json, const char *name, const char *text); /* NULL: null */
 void json_whole(struct json *json, const char *name, uint64_t number);
-void json_real(struct json *json, const char *name, double number);
+void json_number(struct json *json, const char *name, double number); /* not finite: null */
 void json_bool(struct json *json, const char *name, bool value);

@@ -166,7 +166,7 @@ static void print_json(const struct facts_daemon *daemon)
     json_whole(&json, NULL, info->protocol_minor);
     json_close(&json, ']');
     json_whole(&json, "pid", info->pid);
-    json_real(&json, "uptime_seconds", (double)daemon->stats.uptime_ns * 1e-9);
+    json_number(&json, "uptime_seconds", (double)daemon->stats.uptime_ns * 1e-9);
     json_device(&json, info);
     json_whole(&json, "clients", daemon->stats.clients);
     json_counters(&json, &daemon->stats.daemon);
