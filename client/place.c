@@ -1,7 +1,5 @@
 #include "place.h"
 
-#include <assert.h>
-
 #include "client.h"
 #include "device.h"
 
