@@ -34,6 +34,7 @@ struct score_head {
     int64_t bias_row; /* strides in elements */
     int64_t bias_column;
     enum attn_dtype bias_dtype;
+    bool bias_pairs;    /* of 16-bit elements two are a word, at even columns */
     uint32_t threshold; /* 0: no dropout */
     float kept_scale;
     struct philox_stream dropout;
@@ -79,6 +80,8 @@ PTX_FUNCTION struct score_head score_head_of(
         score.bias_row = problem.bias_broadcast[2] ? 0 : bias.row_stride;
         score.bias_column = problem.bias_broadcast[3] ? 0 : bias.column_stride;
         score.bias_dtype = problem.bias_dtype;
+        score.bias_pairs = bytes == 2 && score.bias_column == 1 && score.bias_row % 2 == 0 &&
+                           (uintptr_t)score.bias % 4 == 0;
     }
     score.threshold = problem.dropout_threshold;
     score.kept_scale = 65536.0F / (65536.0F - (float)problem.dropout_threshold);
@@ -134,11 +137,15 @@ PTX_FUNCTION float score_float_of(uint16_t x)
 }
 
 template <bool Bf16>
-PTX_FUNCTION float score_bias_at(const struct score_head &score, int64_t i, int64_t j)
+PTX_FUNCTION float score_element(float x)
 {
-    int64_t at = i * score.bias_row + j * score.bias_column;
-    return score.bias_dtype == ATTN_FP32 ? ((const float *)score.bias)[at]
-                                         : score_float_of<Bf16>(((const uint16_t *)score.bias)[at]);
+    return x;
+}
+
+template <bool Bf16>
+PTX_FUNCTION float score_element(uint16_t x)
+{
+    return score_float_of<Bf16>(x);
 }
 
 /* tanh, to a few units in the last place of 1: 1 - 2 / (e^2x + 1). */
@@ -148,49 +155,116 @@ PTX_FUNCTION float score_tanh(float x)
     return y;
 }
 
-/*
- * Products into scores; those not visible become -inf, and so do rows and columns beyond the lengths.
- * Masked: false only where score_sees_all(). slope[], if wanted (Slope), gets d score / d product
- * without scale and log2(e): 1 but for softcap.
- */
-template <enum score_kind Kind, bool Bf16, bool Masked, bool Slope, int M, int N>
-PTX_FUNCTION void score_make(const struct score_head &score, int32_t row, int32_t column,
-    float (&s)[M][N][4], float (&slope)[Slope ? M : 1][Slope ? N : 1][4])
+/* Products times scale, then the cap. slope[], if wanted (Slope), gets d score / d product without
+ * scale and log2(e): 1 but for softcap. */
+template <enum score_kind Kind, bool Slope, int M, int N>
+PTX_FUNCTION void score_scale(const struct score_head &score, float (&s)[M][N][4],
+    float (&slope)[Slope ? M : 1][Slope ? N : 1][4])
 {
-    const float infinity = ptx_float_of_bits(0x7f800000U);
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                float x = s[m][n][e] * score.scale;
+                if (Kind == SCORE_GENERAL && score.softcap > 0) {
+                    float t = score_tanh(x);
+                    x = t * score.softcap;
+                    if constexpr (Slope) {
+                        slope[m][n][e] = 1.0F - t * t;
+                    }
+                } else if constexpr (Slope) {
+                    slope[m][n][e] = 1.0F;
+                }
+                s[m][n][e] = x;
+            }
+        }
+    }
+}
+
+/* Adds a bias of any strides. Masked: some of its rows and columns may not exist. */
+template <bool Bf16, typename Element, bool Masked, int M, int N>
+PTX_FUNCTION void score_add_elements(
+    const struct score_head &score, int32_t row, int32_t column, float (&s)[M][N][4])
+{
     int lane = (int)ptx_thread() & 31;
+    int32_t i = row + lane / 4;
+    int32_t j = column + lane % 4 * 2;
+    const int32_t step = (int32_t)score.bias_column; /* 0 or 1 */
+    const Element *first = (const Element *)score.bias + i * score.bias_row + j * step;
 #pragma unroll
     for (int m = 0; m < M; m++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            int32_t i = row + 16 * m + lane / 4 + 8 * half;
-            int32_t first = Masked ? score_first_key(score, i) : 0;
-            int32_t end = Masked ? i < score.queries ? score_end_key(score, i) : 0 : 0;
+            int below = 16 * m + 8 * half;
+            const Element *from = first + below * score.bias_row;
+            int32_t columns = !Masked || i + below < score.queries ? score.keys - j : 0;
 #pragma unroll
             for (int n = 0; n < N; n++) {
 #pragma unroll
-                for (int e = 2 * half; e < 2 * half + 2; e++) {
-                    int32_t j = column + 8 * n + lane % 4 * 2 + e % 2;
-                    bool visible = !Masked || (j >= first && j < end);
-                    float x = s[m][n][e] * score.scale;
-                    if (Kind == SCORE_GENERAL && score.softcap > 0) {
-                        float t = score_tanh(x);
-                        x = t * score.softcap;
-                        if constexpr (Slope) {
-                            slope[m][n][e] = 1.0F - t * t;
-                        }
-                    } else if constexpr (Slope) {
-                        slope[m][n][e] = 1.0F;
+                for (int e = 0; e < 2; e++) {
+                    if (!Masked || 8 * n + e < columns) {
+                        s[m][n][2 * half + e] +=
+                            SCORE_LOG2E * score_element<Bf16>(from[(8 * n + e) * step]);
                     }
-                    if (Kind != SCORE_PLAIN && score.bias != NULL && visible) {
-                        x += SCORE_LOG2E * score_bias_at<Bf16>(score, i, j);
-                    }
-                    if (Kind == SCORE_GENERAL && score.slope != 0.0F) {
-                        int32_t distance = i + score.off - j;
-                        x -= score.slope * (float)(distance < 0 ? -distance : distance);
-                    }
-                    s[m][n][e] = visible ? x : -infinity;
                 }
+            }
+        }
+    }
+}
+
+/* Adds a bias that has pairs and exists everywhere. */
+template <bool Bf16, int M, int N>
+PTX_FUNCTION void score_add_pairs(
+    const struct score_head &score, int32_t row, int32_t column, float (&s)[M][N][4])
+{
+    int lane = (int)ptx_thread() & 31;
+    const uint16_t *first = (const uint16_t *)score.bias +
+                            (int64_t)(row + lane / 4) * score.bias_row + column + lane % 4 * 2;
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const uint16_t *from = first + (16 * m + 8 * half) * score.bias_row;
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+                uint32_t pair = *(const uint32_t *)(from + 8 * n);
+                s[m][n][2 * half] += SCORE_LOG2E * score_float_of<Bf16>((uint16_t)pair);
+                s[m][n][2 * half + 1] += SCORE_LOG2E * score_float_of<Bf16>((uint16_t)(pair >> 16));
+            }
+        }
+    }
+}
+
+template <bool Bf16, bool Masked, int M, int N>
+PTX_FUNCTION void score_add_bias(
+    const struct score_head &score, int32_t row, int32_t column, float (&s)[M][N][4])
+{
+    if (score.bias_dtype == ATTN_FP32) {
+        score_add_elements<Bf16, float, Masked>(score, row, column, s);
+    } else if (Masked || !score.bias_pairs) {
+        score_add_elements<Bf16, uint16_t, Masked>(score, row, column, s);
+    } else {
+        score_add_pairs<Bf16>(score, row, column, s);
+    }
+}
+
+/* ALiBi. */
+template <int M, int N>
+PTX_FUNCTION void score_add_distances(
+    const struct score_head &score, int32_t row, int32_t column, float (&s)[M][N][4])
+{
+    int lane = (int)ptx_thread() & 31;
+    int32_t first = row + lane / 4 + score.off - (column + lane % 4 * 2);
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int32_t distance = first + 16 * m + 8 * (e / 2) - 8 * n - e % 2;
+                s[m][n][e] -= score.slope * (float)(distance < 0 ? -distance : distance);
             }
         }
     }
@@ -221,6 +295,26 @@ PTX_FUNCTION void score_mask(
                 }
             }
         }
+    }
+}
+
+/*
+ * Products into scores; those not visible become -inf, and so do columns beyond the lengths. Masked:
+ * false only where score_sees_all(). slope[] as score_scale() has it.
+ */
+template <enum score_kind Kind, bool Bf16, bool Masked, bool Slope, int M, int N>
+PTX_FUNCTION void score_make(const struct score_head &score, int32_t row, int32_t column,
+    float (&s)[M][N][4], float (&slope)[Slope ? M : 1][Slope ? N : 1][4])
+{
+    score_scale<Kind, Slope>(score, s, slope);
+    if (Kind != SCORE_PLAIN && score.bias != NULL) {
+        score_add_bias<Bf16, Masked>(score, row, column, s);
+    }
+    if (Kind == SCORE_GENERAL && score.slope != 0.0F) {
+        score_add_distances(score, row, column, s);
+    }
+    if constexpr (Masked) {
+        score_mask(score, row, column, s);
     }
 }
 

@@ -162,15 +162,22 @@ PTX_FUNCTION void columns_load_keys(
                                walk.keys.length, problem.head_dim_v));
 }
 
-/* q and dout of one step. */
+/* q, and dout, of one step: a group of copies each. */
 template <int Width, class Shape>
-PTX_FUNCTION void columns_load_queries(
+PTX_FUNCTION void columns_load_q(
     const struct columns_walk &walk, struct columns_step step, char *shared)
 {
     struct tile_rows rows = tile_rows_from(walk.q, step.row);
     rows.first += walk.q_head * step.head * 2;
     tile_load<Shape::queries, Width, Shape::threads>(shared, rows);
-    rows = tile_rows_from(walk.dout, step.row);
+    ptx_copy_commit();
+}
+
+template <int Width, class Shape>
+PTX_FUNCTION void columns_load_dout(
+    const struct columns_walk &walk, struct columns_step step, char *shared)
+{
+    struct tile_rows rows = tile_rows_from(walk.dout, step.row);
     rows.first += walk.dout_head * step.head * 2;
     tile_load<Shape::queries, Width, Shape::threads>(shared + Shape::query_bytes, rows);
     ptx_copy_commit();
@@ -199,6 +206,10 @@ PTX_FUNCTION void columns_scores(
     backward_multiply<Bf16, of_queries, of_keys, Width>(p, q, row, keys + Shape::k, column);
     backward_probabilities<Kind, Bf16, capped>(
         walk.score, step.row + row, walk.key + column, stats, p, cap);
+    if (Shape::stages == 1) {
+        ptx_copy_wait<0>();
+        ptx_barrier(); /* dout is there, too */
+    }
     backward_clear(ds);
     backward_multiply<Bf16, of_queries, of_keys, Width>(
         ds, q + Shape::query_bytes, row, keys + Shape::v, column);
@@ -269,6 +280,8 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
     backward_columns(const __grid_constant__ struct device_group group)
 {
     typedef struct columns_shape<Width, Kind> shape;
+    typedef backward_a_transposed<shape::queries, shape::keys> of_scores;
+    typedef backward_b_transposed<shape::queries, Width, 8 * shape::key_n> of_queries;
     char *shared = ptx_shared_memory();
     struct columns_walk &walk = *(struct columns_walk *)(shared + shape::walk);
     if (ptx_thread() == 0) {
@@ -290,36 +303,40 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
     struct columns_step step = {0, walk.row};
     if (!columns_end(walk, step)) {
         columns_load_keys<Width, shape>(columns_problem(group), walk, shared);
-        columns_load_queries<Width, shape>(walk, step, shared + shape::q);
+        columns_load_q<Width, shape>(walk, step, shared + shape::q);
+        columns_load_dout<Width, shape>(walk, step, shared + shape::q);
     }
     int stage = 0;
     while (!columns_end(walk, step)) {
         struct columns_step next = columns_next<shape>(walk, step);
         bool more = !columns_end(walk, next);
         uint32_t q = address + shape::q + stage * (2 * shape::query_bytes);
-        ptx_copy_wait<0>();
-        ptx_barrier(); /* this step's rows are there, and nobody reads the last one's */
+        ptx_copy_wait<shape::stages == 1 ? 1 : 0>();
+        ptx_barrier(); /* q is there, and nobody reads the last step's rows, p and ds */
         if (shape::stages == 2 && more) {
-            columns_load_queries<Width, shape>(
-                walk, next, shared + shape::q + (1 - stage) * (2 * shape::query_bytes));
+            char *other = shared + shape::q + (1 - stage) * (2 * shape::query_bytes);
+            columns_load_q<Width, shape>(walk, next, other);
+            columns_load_dout<Width, shape>(walk, next, other);
         }
         columns_scores<Width, Kind, Bf16, shape>(walk, step, shared, q);
         ptx_barrier(); /* p and ds are there, and nobody reads this head's score */
         if (next.head != step.head && more && ptx_thread() == 0) {
             columns_set_score(walk, columns_problem(group), next.head);
         }
-        backward_multiply<Bf16, backward_a_transposed<shape::queries, shape::keys>,
-            backward_b_transposed<shape::queries, Width, 8 * shape::key_n>, shape::queries>(
-            dv, address + shape::p, key, q + shape::query_bytes, column);
-        if (walk.dq != NULL) {
-            columns_add_dq<Width, Bf16, shape>(walk, step, address);
-        }
-        backward_multiply<Bf16, backward_a_transposed<shape::queries, shape::keys>,
-            backward_b_transposed<shape::queries, Width, 8 * shape::key_n>, shape::queries>(
+        backward_multiply<Bf16, of_scores, of_queries, shape::queries>(
             dk, address + shape::ds, key, q, column);
         if (shape::stages == 1 && more) {
-            ptx_barrier(); /* nobody reads this step's rows */
-            columns_load_queries<Width, shape>(walk, next, shared + shape::q);
+            ptx_barrier(); /* nobody reads q */
+            columns_load_q<Width, shape>(walk, next, shared + shape::q);
+        }
+        backward_multiply<Bf16, of_scores, of_queries, shape::queries>(
+            dv, address + shape::p, key, q + shape::query_bytes, column);
+        if (shape::stages == 1 && more) {
+            ptx_barrier(); /* nobody reads dout */
+            columns_load_dout<Width, shape>(walk, next, shared + shape::q);
+        }
+        if (walk.dq != NULL) {
+            columns_add_dq<Width, Bf16, shape>(walk, step, address);
         }
         stage = shape::stages == 2 ? 1 - stage : 0;
         step = next;
