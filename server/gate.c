@@ -12,12 +12,11 @@
 
 #include "codec.h"
 #include "log.h"
+#include "packet.h"
 
 #define BACKLOG 128
 #define CONNECTIONS_PER_TURN 16
 #define PACKETS_PER_TURN 8 /* of one connection; then others get their turn */
-#define REPLY_BYTES 1024   /* no reply of the gate comes near */
-#define MAX_DESCRIPTORS 4  /* taken out of one packet, to be closed if they are too many */
 #define MAX_FOREIGN 64     /* descriptors of one user that are no memory and not yet closed */
 #define SPARE_CONNECTIONS 64
 #define SPARE_CONNECTIONS_PER_UID 16 /* such as have no session and learn why */
@@ -38,15 +37,6 @@ struct connection {
     uint32_t request_id;
     uint32_t minor; /* that the client speaks */
     struct worker_task fence;
-};
-
-struct packet {
-    uint8_t bytes[WIRE_MAX_MESSAGE_BYTES];
-    size_t size;
-    bool cut;             /* longer than the buffer */
-    bool descriptors_cut; /* some were lost */
-    unsigned descriptors;
-    int descriptor[MAX_DESCRIPTORS];
 };
 
 static void release(struct connection *connection)
@@ -81,61 +71,6 @@ static void close_connection(struct connection *connection)
         uv_close((uv_handle_t *)&connection->process_poll, on_closed);
         (void)close(connection->process);
     }
-}
-
-/* Takes the descriptors out of a received message's control data. */
-static void take_descriptors(struct msghdr *message, struct packet *packet)
-{
-    for (struct cmsghdr *head = CMSG_FIRSTHDR(message); head != NULL;
-         head = CMSG_NXTHDR(message, head)) {
-        if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) {
-            continue;
-        }
-        unsigned count = (unsigned)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-        for (unsigned i = 0; i < count && packet->descriptors < MAX_DESCRIPTORS; i++) {
-            memcpy(&packet->descriptor[packet->descriptors++], CMSG_DATA(head) + i * sizeof(int),
-                sizeof(int));
-        }
-    }
-}
-
-/* 1: a packet; 0: none there; -1: the connection is over. */
-static int receive(const struct connection *connection, struct packet *packet)
-{
-    _Alignas(struct cmsghdr) char control[CMSG_SPACE(MAX_DESCRIPTORS * sizeof(int))];
-    struct iovec part = {packet->bytes, sizeof(packet->bytes)};
-    struct msghdr message = {.msg_iov = &part,
-        .msg_iovlen = 1,
-        .msg_control = control,
-        .msg_controllen = sizeof(control)};
-    ssize_t size = 0;
-
-    if (worker_weight(connection->gate->closer, connection->peer.uid) >= MAX_FOREIGN) {
-        /* With no room for them the system lets them go by itself, and that waits for nobody. */
-        message.msg_control = NULL;
-        message.msg_controllen = 0;
-    }
-    do {
-        size = recvmsg(connection->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    } while (size < 0 && errno == EINTR);
-    if (size < 0) {
-        return errno == EAGAIN ? 0 : -1;
-    }
-    packet->descriptors = 0;
-    take_descriptors(&message, packet);
-    packet->size = (size_t)size;
-    packet->cut = (message.msg_flags & MSG_TRUNC) != 0;
-    packet->descriptors_cut = (message.msg_flags & MSG_CTRUNC) != 0;
-    return size == 0 && packet->descriptors == 0 ? -1 : 1;
-}
-
-/* false: the peer does not read its replies. */
-static bool send_reply(int fd, const struct wire_gate_reply *reply)
-{
-    uint8_t bytes[REPLY_BYTES];
-    size_t size = codec_encode_gate_reply(reply, bytes, sizeof(bytes));
-
-    return size > 0 && send(fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size;
 }
 
 /* Closing one may free gigabytes of memory, or ask a file system whose server never answers: on this
@@ -179,7 +114,7 @@ static void stop_waiting(struct connection *connection, const struct wire_gate_r
 {
     connection->is_waiting = false;
     if (connection->fd >= 0) {
-        if (send_reply(connection->fd, reply)) {
+        if (packet_send(connection->fd, reply)) {
             (void)uv_poll_start(&connection->poll, UV_READABLE, on_packets);
         } else {
             close_connection(connection);
@@ -295,22 +230,6 @@ static bool drop_region(struct connection *connection, const struct wire_gate_re
                error, WIRE_NOT_FOUND, "the session has no region %u", (unsigned)request->region);
 }
 
-static bool check_descriptors(
-    const struct packet *packet, unsigned wanted, struct wire_error *error)
-{
-    if (packet->descriptors_cut) {
-        return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
-            "descriptors were lost: more than %d were sent, the daemon has none left, or too many "
-            "of yours that are no memory wait to be closed",
-            MAX_DESCRIPTORS);
-    }
-    if (packet->descriptors != wanted) {
-        return wire_fail(error, WIRE_INVALID_ARGUMENT,
-            "the message came with %u descriptors instead of %u", packet->descriptors, wanted);
-    }
-    return true;
-}
-
 /* How many a request comes with. */
 static unsigned descriptors_of(const struct wire_gate_request *request)
 {
@@ -376,8 +295,17 @@ static bool answer(
     if (!decoded) {
         return false;
     }
-    return check_descriptors(packet, descriptors_of(&request), &reply->error) &&
+    return packet_check(packet, descriptors_of(&request), &reply->error) &&
            dispatch(connection, packet, &request, &reply->error);
+}
+
+/* As packet_receive(). Without room for them the system lets descriptors go by itself, and that waits
+ * for nobody. */
+static int receive(const struct connection *connection, struct packet *packet)
+{
+    bool full = worker_weight(connection->gate->closer, connection->peer.uid) >= MAX_FOREIGN;
+
+    return packet_receive(connection->fd, !full, packet);
 }
 
 /* false: the connection is to be closed. */
@@ -393,7 +321,7 @@ static bool handle_packet(struct connection *connection, struct packet *packet)
     for (unsigned i = 0; i < packet->descriptors; i++) {
         let_go(connection, packet->descriptor[i]);
     }
-    return connection->is_waiting || send_reply(connection->fd, &reply);
+    return connection->is_waiting || packet_send(connection->fd, &reply);
 }
 
 static void on_packets(uv_poll_t *poll, int status, int events)
