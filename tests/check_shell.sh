@@ -7,5 +7,5 @@ if ! command -v shellcheck >/dev/null; then
     echo "shell: skipped, this machine has no shellcheck"
     exit 77
 fi
-shellcheck deploy/quickstart .ci/run tests/*.sh
+shellcheck deploy/quickstart .ci/run kernels/*.sh tests/*.sh
 echo "shell: nothing found"

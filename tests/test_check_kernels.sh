@@ -29,6 +29,9 @@ expect 'malloc is called'
 compile '#include <pthread.h>
 int lock(pthread_mutex_t *m) { return pthread_mutex_lock(m); }'
 expect 'pthread_mutex_lock is called'
+compile 'static void *__cudaFatCubinHandle; int cudaMalloc(void **, unsigned long);
+int more(void) { return cudaMalloc(&__cudaFatCubinHandle, 1); }'
+expect 'cudaMalloc is called'
 compile '#include <math.h>
 static const float table[2] = {1.0F, 2.0F};
 float half(float x) { return logf(x) * table[(int)x]; }'

@@ -42,6 +42,12 @@ struct lengths_place {
     int32_t row;   /* the block's first, in its sequence */
 };
 
+/* a / b of numbers that are not negative: long divisions take a device a microsecond. */
+LENGTHS_FUNCTION int64_t lengths_quotient(int64_t a, int64_t b)
+{
+    return ((uint64_t)(a | b) >> 32) == 0 ? (int64_t)((uint32_t)a / (uint32_t)b) : a / b;
+}
+
 /* NULL: not packed. */
 LENGTHS_FUNCTION const int32_t *lengths_offsets(
     const struct attn_problem *problem, enum lengths_side side)
@@ -175,8 +181,8 @@ LENGTHS_FUNCTION struct lengths_place lengths_place_of(const struct attn_problem
         number = place.batch < 0 ? 0 : block - (start[place.batch] / rows + place.batch);
     } else {
         int64_t each = lengths_blocks_each(problem, side, rows);
-        place.batch = (int32_t)(block / each);
-        number = block % each;
+        place.batch = (int32_t)lengths_quotient(block, each);
+        number = block - place.batch * each;
     }
     place.row = (int32_t)(number * rows);
     if (place.batch >= 0 &&
