@@ -108,7 +108,7 @@ static const struct sm80_kernel *dbias_kernel(const struct attn_problem *problem
 {
     struct sm80_key key = sm80_key_of(problem);
 
-    return &widths[key.width]->dbias[key.bf16];
+    return &widths[key.width]->dbias[key.bf16][key.kind == SCORE_GENERAL];
 }
 
 /* Blocks of a vector's gradient. */
@@ -174,7 +174,8 @@ static const struct sm80_kernel *width_kernel_at(
         return &kernels->columns.kernel[index % 2][index / 2];
     }
     index -= columns;
-    return index < 4 ? &kernels->rows[index % 2][index / 2] : &kernels->dbias[index - 4];
+    return index < 4 ? &kernels->rows[index % 2][index / 2]
+                     : &kernels->dbias[index % 2][index / 2 - 2];
 }
 
 static const struct sm80_kernel *kernel_at(size_t index)
@@ -187,7 +188,7 @@ static const struct sm80_kernel *kernel_at(size_t index)
         &sm80_backward_sums[0],
         &sm80_backward_sums[1],
     };
-    size_t each = 2 * SCORE_KINDS + 6;
+    size_t each = 2 * SCORE_KINDS + 8;
 
     if (index < SM80_WIDTHS * each) {
         return width_kernel_at(widths[index / each], index % each);

@@ -36,6 +36,8 @@ struct columns_shape {
     static const int queries = backward_column_queries(Width, Kind);
     static const int keys = backward_column_keys(Width, Kind);
     static const int stages = Width > 192 ? 1 : 2; /* what 163 KiB have room for */
+    static const int blocks =
+        Kind == SCORE_GENERAL && Width <= 64 ? 2 : 1; /* on a multiprocessor */
 
     static const int score_warps = keys == 64       ? 4
                                    : queries == 128 ? 4
@@ -59,7 +61,8 @@ struct columns_shape {
     static const int p = v + key_bytes;
     static const int ds = p + score_bytes;
     static const int q = ds + score_bytes; /* then dout, then the next stage's */
-    static const int walk = q + stages * 2 * query_bytes;
+    static const int other_q = q + (stages - 1) * 2 * query_bytes;
+    static const int walk = other_q + 2 * query_bytes;
     static const int bytes = walk + (int)sizeof(struct columns_walk);
 };
 
@@ -276,7 +279,7 @@ PTX_FUNCTION const struct attn_problem &columns_problem(const struct device_grou
 }
 
 template <int Width, enum score_kind Kind, bool Bf16>
-static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
+static __global__ void __launch_bounds__(BACKWARD_THREADS, columns_shape<Width, Kind>::blocks)
     backward_columns(const __grid_constant__ struct device_group group)
 {
     typedef struct columns_shape<Width, Kind> shape;
@@ -306,15 +309,15 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
         columns_load_q<Width, shape>(walk, step, shared + shape::q);
         columns_load_dout<Width, shape>(walk, step, shared + shape::q);
     }
-    int stage = 0;
+    int place = shape::q; /* of the step's rows */
     while (!columns_end(walk, step)) {
         struct columns_step next = columns_next<shape>(walk, step);
         bool more = !columns_end(walk, next);
-        uint32_t q = address + shape::q + stage * (2 * shape::query_bytes);
+        uint32_t q = address + (uint32_t)place;
         ptx_copy_wait<shape::stages == 1 ? 1 : 0>();
         ptx_barrier(); /* q is there, and nobody reads the last step's rows, p and ds */
         if (shape::stages == 2 && more) {
-            char *other = shared + shape::q + (1 - stage) * (2 * shape::query_bytes);
+            char *other = shared + (shape::q + shape::other_q - place);
             columns_load_q<Width, shape>(walk, next, other);
             columns_load_dout<Width, shape>(walk, next, other);
         }
@@ -338,7 +341,7 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
         if (walk.dq != NULL) {
             columns_add_dq<Width, Bf16, shape>(walk, step, address);
         }
-        stage = shape::stages == 2 ? 1 - stage : 0;
+        place = shape::q + shape::other_q - place;
         step = next;
     }
     const struct attn_problem &problem = columns_problem(group);

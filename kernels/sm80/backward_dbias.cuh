@@ -7,22 +7,6 @@
 
 #include "backward_parts.cuh"
 
-template <int Width>
-struct dbias_shape {
-    static const int threads = BACKWARD_ROW_THREADS;
-    static const int queries = BACKWARD_ROWS;
-    static const int keys = BACKWARD_ROWS;
-    static const int score_n = keys / 8;
-
-    /* Where things are in shared memory. */
-    static const int tile_bytes = queries * Width * 2;
-    static const int q = 0;
-    static const int dout = q + tile_bytes;
-    static const int k = dout + tile_bytes;
-    static const int v = k + tile_bytes;
-    static const int bytes = v + tile_bytes;
-};
-
 /* What a block owns: batches and heads that it walks over, and the first query and key; of a vector
  * the other one's is unused. */
 struct dbias_part {
@@ -55,93 +39,163 @@ PTX_FUNCTION struct dbias_part dbias_part_of(const struct attn_problem &problem,
     return part;
 }
 
-/* One head of one sequence, as a block walks over it. */
-struct dbias_head {
-    struct lengths_sequence queries;
-    struct lengths_sequence keys;
+/* A tile of one head of one sequence: in shared memory, because registers are short. Thread 0 finds
+ * the next one, while others still read this one and perhaps the last one. */
+#define DBIAS_STEPS 3
+
+struct dbias_step {
+    bool exists; /* else the walk has ended */
+    int32_t batch;
     int32_t head;
     int32_t kv_head;
+    int32_t query;
+    int32_t key;
+    struct lengths_sequence queries;
+    struct lengths_sequence keys;
     const float *lse; /* of the sequence's first query */
     const float *delta;
     struct score_head score;
 };
 
-PTX_FUNCTION struct dbias_head dbias_head_of(
-    const struct device_item &item, int32_t batch, int32_t head)
+template <int Width>
+struct dbias_shape {
+    static const int threads = BACKWARD_ROW_THREADS;
+    static const int queries = BACKWARD_ROWS;
+    static const int keys = BACKWARD_ROWS;
+    static const int score_n = keys / 8;
+    static const int stages = Width > 128 ? 1 : 2; /* what 163 KiB have room for */
+
+    /* Where things are in shared memory, or in a stage of it. */
+    static const int tile_bytes = queries * Width * 2;
+    static const int q = 0;
+    static const int dout = q + tile_bytes;
+    static const int k = dout + tile_bytes;
+    static const int v = k + tile_bytes;
+    static const int stage_bytes = v + tile_bytes;
+    static const int steps = stages * stage_bytes;
+    static const int bytes = steps + DBIAS_STEPS * (int)sizeof(struct dbias_step);
+};
+
+/* The first tile of a head. */
+PTX_FUNCTION void dbias_enter(
+    struct dbias_step &step, const struct device_item &item, const struct dbias_part &part)
 {
     const struct attn_problem &problem = item.problem;
     struct backward_layout layout = backward_layout_of(&problem);
-    struct dbias_head found;
-    found.queries = lengths_sequence_of(&problem, item.workspace, LENGTHS_QUERIES, batch);
-    found.keys = lengths_sequence_of(&problem, item.workspace, LENGTHS_KEYS, batch);
-    found.head = head;
-    found.kv_head = head / (problem.heads_q / problem.heads_kv);
-    int64_t at = backward_all_rows(&problem, LENGTHS_QUERIES) * head +
-                 backward_first_row(&problem, LENGTHS_QUERIES, &found.queries);
-    found.lse = (const float *)(item.workspace + layout.lse) + at;
-    found.delta = (const float *)(item.workspace + layout.delta) + at;
-    found.score = score_head_of(problem, batch, head, found.queries.length, found.keys.length);
-    return found;
+    step.queries = lengths_sequence_of(&problem, item.workspace, LENGTHS_QUERIES, step.batch);
+    step.keys = lengths_sequence_of(&problem, item.workspace, LENGTHS_KEYS, step.batch);
+    step.kv_head = step.head / (problem.heads_q / problem.heads_kv);
+    int64_t at = backward_all_rows(&problem, LENGTHS_QUERIES) * step.head +
+                 backward_first_row(&problem, LENGTHS_QUERIES, &step.queries);
+    step.lse = (const float *)(item.workspace + layout.lse) + at;
+    step.delta = (const float *)(item.workspace + layout.delta) + at;
+    step.score =
+        score_head_of(problem, step.batch, step.head, step.queries.length, step.keys.length);
+    step.query = part.query;
+    step.key = part.key;
+    if (part.kind == BACKWARD_DBIAS_KEYS) {
+        step.query = score_first_query(step.score, part.key) / BACKWARD_ROWS * BACKWARD_ROWS;
+    }
+    if (part.kind == BACKWARD_DBIAS_QUERIES) {
+        step.key = score_first_key(step.score, part.query) / BACKWARD_ROWS * BACKWARD_ROWS;
+    }
 }
 
 /* Whether any of a tile's queries sees any of its keys. */
-PTX_FUNCTION bool dbias_visible(const struct dbias_head &head, int32_t query, int32_t key)
+PTX_FUNCTION bool dbias_visible(const struct dbias_step &step)
 {
-    int32_t last =
-        query + BACKWARD_ROWS < head.queries.length ? query + BACKWARD_ROWS : head.queries.length;
-    return query < head.queries.length && key < score_end_key(head.score, (int64_t)last - 1) &&
-           key + BACKWARD_ROWS > score_first_key(head.score, query);
+    int32_t last = step.query + BACKWARD_ROWS < step.queries.length ? step.query + BACKWARD_ROWS
+                                                                    : step.queries.length;
+    return step.query < step.queries.length && step.key < score_end_key(step.score, last - 1) &&
+           step.key + BACKWARD_ROWS > score_first_key(step.score, step.query);
+}
+
+PTX_FUNCTION void dbias_advance(
+    struct dbias_step &step, const struct device_item &item, const struct dbias_part &part)
+{
+    if (part.kind == BACKWARD_DBIAS_KEYS && step.query + BACKWARD_ROWS < step.queries.length) {
+        step.query += BACKWARD_ROWS;
+        return;
+    }
+    if (part.kind == BACKWARD_DBIAS_QUERIES && step.key + BACKWARD_ROWS < step.keys.length) {
+        step.key += BACKWARD_ROWS;
+        return;
+    }
+    step.head++;
+    if (step.head == part.end_head) {
+        step.head = part.head;
+        step.batch++;
+    }
+    step.exists = step.batch < part.end_batch;
+    if (step.exists) {
+        dbias_enter(step, item, part);
+    }
+}
+
+/* Goes on to a tile that has something to see. */
+PTX_FUNCTION void dbias_settle(
+    struct dbias_step &step, const struct device_item &item, const struct dbias_part &part)
+{
+    while (step.exists && !dbias_visible(step)) {
+        dbias_advance(step, item, part);
+    }
+}
+
+PTX_FUNCTION void dbias_begin(
+    struct dbias_step &step, const struct device_item &item, const struct dbias_part &part)
+{
+    step.batch = part.batch;
+    step.head = part.head;
+    step.exists = part.batch < part.end_batch && part.head < part.end_head;
+    if (step.exists) {
+        dbias_enter(step, item, part);
+        dbias_settle(step, item, part);
+    }
 }
 
 template <int Width>
-PTX_FUNCTION void dbias_load(const struct attn_problem &problem, const struct dbias_head &head,
-    int32_t query, int32_t key, char *shared)
+PTX_FUNCTION void dbias_load(
+    const struct attn_problem &problem, const struct dbias_step &step, char *shared)
 {
     typedef struct dbias_shape<Width> shape;
     tile_load<shape::queries, Width, shape::threads>(
-        shared + shape::q, backward_rows(problem.q, head.queries, head.head, query,
-                               head.queries.length, problem.head_dim_qk));
+        shared + shape::q, backward_rows(problem.q, step.queries, step.head, step.query,
+                               step.queries.length, problem.head_dim_qk));
     tile_load<shape::keys, Width, shape::threads>(
-        shared + shape::k, backward_rows(problem.k, head.keys, head.kv_head, key, head.keys.length,
-                               problem.head_dim_qk));
+        shared + shape::k, backward_rows(problem.k, step.keys, step.kv_head, step.key,
+                               step.keys.length, problem.head_dim_qk));
     tile_load<shape::queries, Width, shape::threads>(
-        shared + shape::dout, backward_rows(problem.dout, head.queries, head.head, query,
-                                  head.queries.length, problem.head_dim_v));
+        shared + shape::dout, backward_rows(problem.dout, step.queries, step.head, step.query,
+                                  step.queries.length, problem.head_dim_v));
     tile_load<shape::keys, Width, shape::threads>(
-        shared + shape::v, backward_rows(problem.v, head.keys, head.kv_head, key, head.keys.length,
-                               problem.head_dim_v));
+        shared + shape::v, backward_rows(problem.v, step.keys, step.kv_head, step.key,
+                               step.keys.length, problem.head_dim_v));
     ptx_copy_commit();
 }
 
-/* Adds the ds of one tile of one head. */
-template <int Width, bool Bf16, int N>
-PTX_FUNCTION void dbias_add(const struct attn_problem &problem, const struct dbias_head &head,
-    int32_t query, int32_t key, char *shared, float (&sum)[1][N][4])
+/* Adds the ds of a tile. */
+template <int Width, enum score_kind Kind, bool Bf16, int N>
+PTX_FUNCTION void dbias_add(const struct dbias_step &step, uint32_t stage, float (&sum)[1][N][4])
 {
     typedef struct dbias_shape<Width> shape;
     typedef backward_a<shape::queries, Width> of_queries;
     typedef backward_b<shape::keys, Width> of_keys;
-    uint32_t address = ptx_shared_address(shared);
     int first = (int)(ptx_thread() / 32) * 16;
     struct backward_stats<1> stats =
-        backward_stats_of<1>(head.lse, head.delta, query + first, head.queries.length);
+        backward_stats_of<1>(step.lse, step.delta, step.query + first, step.queries.length);
     float p[1][N][4];
     float ds[1][N][4];
     float cap[1][1][4];
 
-    ptx_barrier(); /* nobody reads the last tile's rows */
-    dbias_load<Width>(problem, head, query, key, shared);
-    ptx_copy_wait<0>();
-    ptx_barrier();
     backward_clear(p);
     backward_multiply<Bf16, of_queries, of_keys, Width>(
-        p, address + shape::q, first, address + shape::k, 0);
-    backward_probabilities<SCORE_GENERAL, Bf16, false>(
-        head.score, query + first, key, stats, p, cap);
+        p, stage + shape::q, first, stage + shape::k, 0);
+    backward_probabilities<Kind, Bf16, false>(
+        step.score, step.query + first, step.key, stats, p, cap);
     backward_clear(ds);
     backward_multiply<Bf16, of_queries, of_keys, Width>(
-        ds, address + shape::dout, first, address + shape::v, 0);
-    backward_ds<SCORE_GENERAL>(head.score, stats, p, ds);
+        ds, stage + shape::dout, first, stage + shape::v, 0);
+    backward_ds<Kind>(step.score, stats, p, ds);
 #pragma unroll
     for (int n = 0; n < N; n++) {
 #pragma unroll
@@ -151,29 +205,62 @@ PTX_FUNCTION void dbias_add(const struct attn_problem &problem, const struct dbi
     }
 }
 
-/* Walks over the tiles of one head. */
-template <int Width, bool Bf16, int N>
-PTX_FUNCTION void dbias_walk(const struct attn_problem &problem, const struct dbias_part &part,
-    const struct dbias_head &head, char *shared, float (&sum)[1][N][4])
+/* Adds all tiles of a walk. */
+template <int Width, enum score_kind Kind, bool Bf16, int N>
+PTX_FUNCTION void dbias_walk(const struct device_item &item, const struct dbias_part &part,
+    char *shared, float (&sum)[1][N][4])
 {
-    int32_t query = part.query;
-    int32_t end_query = query + 1;
-    int32_t key = part.key;
-    int32_t end_key = key + 1;
-    if (part.kind == BACKWARD_DBIAS_KEYS) {
-        query = score_first_query(head.score, key) / BACKWARD_ROWS * BACKWARD_ROWS;
-        end_query = head.queries.length;
+    typedef struct dbias_shape<Width> shape;
+    struct dbias_step *steps = (struct dbias_step *)(shared + shape::steps);
+    uint32_t address = ptx_shared_address(shared);
+    int turn = 0;
+    int stage = 0;
+
+    if (ptx_thread() == 0) {
+        dbias_begin(steps[0], item, part);
     }
-    if (part.kind == BACKWARD_DBIAS_QUERIES) {
-        key = score_first_key(head.score, query) / BACKWARD_ROWS * BACKWARD_ROWS;
-        end_key = head.keys.length;
+    ptx_barrier(); /* the first step is known */
+    if (steps[0].exists) {
+        dbias_load<Width>(item.problem, steps[0], shared);
     }
-    for (; query < end_query; query += BACKWARD_ROWS) {
-        for (int32_t at = key; at < end_key; at += BACKWARD_ROWS) {
-            if (dbias_visible(head, query, at)) {
-                dbias_add<Width, Bf16>(problem, head, query, at, shared, sum);
-            }
+    while (steps[turn].exists) {
+        int next = turn == DBIAS_STEPS - 1 ? 0 : turn + 1;
+        int other = shape::stages == 2 ? shape::stage_bytes - stage : 0;
+        if (ptx_thread() == 0) {
+            steps[next] = steps[turn];
+            dbias_advance(steps[next], item, part);
+            dbias_settle(steps[next], item, part);
         }
+        ptx_copy_wait<0>();
+        ptx_barrier(); /* this step's rows are there, the next step is known */
+        if (shape::stages == 2 && steps[next].exists) {
+            dbias_load<Width>(item.problem, steps[next], shared + other);
+        }
+        dbias_add<Width, Kind, Bf16>(steps[turn], address + (uint32_t)stage, sum);
+        if (shape::stages == 1 && steps[next].exists) {
+            ptx_barrier(); /* nobody reads this step's rows */
+            dbias_load<Width>(item.problem, steps[next], shared);
+        }
+        turn = next;
+        stage = other;
+    }
+}
+
+/* Two neighbours of a row, of which the second may not exist. */
+template <bool Bf16>
+PTX_FUNCTION void dbias_store_pair(
+    const struct attn_problem &problem, int64_t at, bool both, float first, float second)
+{
+    const struct attn_view &view = problem.dbias;
+    uint16_t *element = (uint16_t *)view.data + at;
+
+    if (both && problem.bias_dtype != ATTN_FP32 && (uintptr_t)element % 4 == 0) {
+        *(uint32_t *)element = backward_pack<Bf16>(first, second);
+        return;
+    }
+    backward_store<Bf16>(view, problem.bias_dtype, at, first);
+    if (both) {
+        backward_store<Bf16>(view, problem.bias_dtype, at + 1, second);
     }
 }
 
@@ -187,16 +274,15 @@ PTX_FUNCTION void dbias_store_matrix(
     int64_t row = part.query + (int)(ptx_thread() / 32) * 16 + lane / 4;
     int64_t column = part.key + lane % 4 * 2;
 #pragma unroll
-    for (int n = 0; n < N; n++) {
+    for (int half = 0; half < 2; half++) {
+        int64_t i = row + 8 * half;
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
-            int64_t i = row + 8 * (e / 2);
-            int64_t j = column + 8 * n + e % 2;
-            if (i >= problem.seqlen_q || j >= problem.seqlen_k) {
-                continue;
+        for (int n = 0; n < N; n++) {
+            int64_t j = column + 8 * n; /* keys of a matrix lie side by side, if there are two */
+            if (i < problem.seqlen_q && j < problem.seqlen_k) {
+                dbias_store_pair<Bf16>(problem, start + view.row_stride * i + j,
+                    j + 1 < problem.seqlen_k, sum[0][n][2 * half], sum[0][n][2 * half + 1]);
             }
-            backward_store<Bf16>(view, problem.bias_dtype,
-                start + view.row_stride * i + view.column_stride * j, sum[0][n][e]);
         }
     }
 }
@@ -254,7 +340,7 @@ PTX_FUNCTION void dbias_store_keys(float *to, int32_t keys, const struct dbias_p
     }
 }
 
-template <int Width, bool Bf16>
+template <int Width, enum score_kind Kind, bool Bf16>
 static __global__ void __launch_bounds__(BACKWARD_ROW_THREADS)
     backward_dbias_own(const __grid_constant__ struct device_group group)
 {
@@ -266,13 +352,7 @@ static __global__ void __launch_bounds__(BACKWARD_ROW_THREADS)
     char *shared = ptx_shared_memory();
     float sum[1][shape::score_n][4];
     backward_clear(sum);
-
-    for (int32_t batch = part.batch; batch < part.end_batch; batch++) {
-        for (int32_t head = part.head; head < part.end_head; head++) {
-            struct dbias_head found = dbias_head_of(item, batch, head);
-            dbias_walk<Width, Bf16>(problem, part, found, shared, sum);
-        }
-    }
+    dbias_walk<Width, Kind, Bf16>(item, part, shared, sum);
     float kept = backward_kept_scale(problem);
 #pragma unroll
     for (int n = 0; n < shape::score_n; n++) {

@@ -19,8 +19,8 @@
     {(const void *)backward_rows_own<width, kind, bf16>, rows_shape<width>::threads,               \
      rows_shape<width>::bytes, rows_shape<width>::queries, rows_shape<width>::keys}
 
-#define BACKWARD_DBIAS(width, bf16)                                                                \
-    {(const void *)backward_dbias_own<width, bf16>, dbias_shape<width>::threads,                   \
+#define BACKWARD_DBIAS(width, kind, bf16)                                                          \
+    {(const void *)backward_dbias_own<width, kind, bf16>, dbias_shape<width>::threads,             \
      dbias_shape<width>::bytes, dbias_shape<width>::queries, dbias_shape<width>::keys}
 
 #define BACKWARD_KERNELS(width)                                                                    \
@@ -34,5 +34,6 @@
        BACKWARD_ROWS_KERNEL(width, SCORE_GENERAL, false)},                                         \
       {BACKWARD_ROWS_KERNEL(width, SCORE_PLAIN, true),                                             \
        BACKWARD_ROWS_KERNEL(width, SCORE_GENERAL, true)}},                                         \
-     {BACKWARD_DBIAS(width, false), BACKWARD_DBIAS(width, true)}}
+     {{BACKWARD_DBIAS(width, SCORE_BIAS, false), BACKWARD_DBIAS(width, SCORE_GENERAL, false)},     \
+      {BACKWARD_DBIAS(width, SCORE_BIAS, true), BACKWARD_DBIAS(width, SCORE_GENERAL, true)}}}
 // clang-format on
