@@ -22,11 +22,10 @@ static double seconds_since(uint64_t begin)
     return (double)(device_now_ns() - begin) / (double)SECOND;
 }
 
-/* Waits until so much memory is free and `clients` are left. Prints how long that took. */
-static void expect_cleanup(
-    struct attnd *observer, uint64_t clients, size_t free_bytes, double most_seconds)
+/* Waits until so much memory is free and `clients` are left. Prints how long after `begin` that was. */
+static void expect_cleanup(struct attnd *observer, uint64_t clients, size_t free_bytes,
+    uint64_t begin, double most_seconds)
 {
-    uint64_t begin = device_now_ns();
     while (service_stats(observer).clients != clients || device_free_bytes() < free_bytes) {
         if (seconds_since(begin) > most_seconds) {
             (void)fprintf(stderr, "clients %" PRIu64 ", %zu MiB free, not %zu\n",
@@ -49,10 +48,12 @@ static void idle_trainer_is_killed(void)
     struct process victim = service_trainer(&daemon, "hold", 2, 8192);
     service_say(&victim);
     CHECK(device_free_bytes() + 8192 * MIB <= before);
+    uint64_t begin = device_now_ns();
     process_kill(&victim);
-    expect_cleanup(observer, 2, before - SLACK, 2);
+    expect_cleanup(observer, 2, before - SLACK, begin, 2);
+    begin = device_now_ns();
     process_kill(&first);
-    expect_cleanup(observer, 1, before - SLACK, 2);
+    expect_cleanup(observer, 1, before - SLACK, begin, 2);
     CHECK(service_stats(observer).daemon.regions == 0);
     attnd_close(observer);
     service_stop(&daemon);
@@ -77,9 +78,10 @@ static void trainers_are_killed_inside_kernels(void)
         service_say(&victims[0]);
         service_say(&victims[1]);
         device_sleep_ms(50 + 37 * (int)round);
+        uint64_t begin = device_now_ns();
         process_kill(&victims[0]);
         process_kill(&victims[1]);
-        expect_cleanup(observer, OTHERS + 1, before - SLACK, 3);
+        expect_cleanup(observer, OTHERS + 1, before - SLACK, begin, 3);
         for (size_t i = 0; i < OTHERS; i++) {
             for (int line = 0; line < 3; line++) {
                 service_say(&others[i]);
