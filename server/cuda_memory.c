@@ -143,7 +143,8 @@ static void unmap_shared(const struct mapping *mapping)
 
 /* -- legacy IPC --------------------------------------------------------------------------------- */
 
-/* A handle opens the memory of whoever made it; who may send it is for the daemon to say. */
+/* Refuses handles that are passed on as they are. A forger writes his own pid into one: the driver does
+ * not go by it. */
 static bool check_exporter(
     const struct cuda_device *device, const struct backend_offer *offer, struct wire_error *error)
 {
