@@ -205,6 +205,7 @@ static struct draw draw_one(bool flash, uint64_t seed, uint64_t number)
     draw.lse = draw.direction == ATTN_BACKWARD || trial_chance(&rng, 2);
     draw.workers = (unsigned)trial_range(&rng, 1, 4);
     draw.tiles_per_launch = trial_chance(&rng, 3) ? (uint64_t)trial_range(&rng, 1, 5) : 0;
+    spec->aligned = trial_chance(&rng, 2);
     return draw;
 }
 
@@ -250,7 +251,7 @@ void draw_describe(const struct draw *draw)
         s->query_size, s->value_size, (int)s->values, s->packed, draw->lse, draw->workers,
         draw->tiles_per_launch);
     describe_features(s);
-    printf(" layouts=");
+    printf(" aligned=%d layouts=", s->aligned);
     for (enum tensor_id id = 0; id < TENSOR_COUNT; id++) {
         printf("%d", (int)s->layout[id]);
     }

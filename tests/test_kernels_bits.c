@@ -63,6 +63,7 @@ static struct trial_spec spec_of(int n)
     spec.window_left = n % 5 == 0 ? 50 : ATTN_UNBOUNDED;
     spec.dlse = n % 3 == 0;
     spec.deterministic = true;
+    spec.aligned = n % 4 > 1;
     add_features(&spec, n);
     spec.layout[TENSOR_K] = (enum trial_layout)(n % TRIAL_INPUT_LAYOUTS);
     spec.layout[TENSOR_DQ] = (enum trial_layout)(n % TRIAL_OUTPUT_LAYOUTS);

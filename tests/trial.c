@@ -7,7 +7,8 @@
 
 #include "trial_fill.h"
 
-#define GUARD 67 /* elements; odd, so that tensors start unaligned */
+#define GUARD 67 /* elements */
+#define ALIGNED_GUARD 64
 
 static const enum tensor_id packed_inputs[3] = {TENSOR_Q, TENSOR_K, TENSOR_V};
 
@@ -173,6 +174,11 @@ static void poison(struct trial_storage *storage, enum attn_dtype dtype, bool is
     }
 }
 
+static int64_t guard_of(const struct trial_spec *spec)
+{
+    return spec->aligned ? ALIGNED_GUARD : GUARD;
+}
+
 static void place(struct trial *trial, const struct trial_spec *spec, enum tensor_id id)
 {
     struct trial_storage *storage = &trial->storage[id];
@@ -187,7 +193,7 @@ static void place(struct trial *trial, const struct trial_spec *spec, enum tenso
     widen(&low, &high, tensor.columns, view.column_stride);
     size_t element = dtype_bytes(tensor.dtype);
     reserve_storage(trial, storage, (size_t)(high - low + 2 * GUARD) * element);
-    view.data = storage->bytes + (size_t)(GUARD - low) * element;
+    view.data = storage->bytes + (size_t)(guard_of(spec) - low) * element;
     *tensor_view(&trial->problem, id) = view;
     poison(storage, tensor.dtype, id >= TENSOR_OUT);
 }
@@ -206,7 +212,7 @@ static void place_packed(
     struct tensor first = tensor_of(p, ids[0]);
     size_t element = dtype_bytes(p->dtype);
     reserve_storage(trial, storage, (size_t)(first.batch * first.rows * row + 2 * GUARD) * element);
-    int64_t start = GUARD;
+    int64_t start = guard_of(spec);
     for (int i = 0; i < 3; i++) {
         struct tensor tensor = tensor_of(p, ids[i]);
         struct attn_view view = {

@@ -91,6 +91,7 @@ struct trial_spec {
     bool dslopes;
     bool dsinks;
     enum trial_layout layout[TENSOR_COUNT];
+    bool aligned; /* tensors start at multiples of 64 bytes, else at odd elements */
     enum trial_values values;
     double query_size; /* standard deviation of q */
     double value_size; /* of v and dout */
