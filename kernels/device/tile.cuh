@@ -89,56 +89,94 @@ struct tile_share {
     static_assert(Rows % step == 0 && step % 8 == 0, "every thread copies as much");
 };
 
+/* What a thread copies of a tile. Made before a barrier, it lets copies begin right behind that. */
+struct tile_cursor {
+    const char *at; /* its first chunk */
+    int64_t stride; /* of rows, in elements */
+    int rows;       /* from its first on, that exist */
+    int columns;
+    bool whole;   /* all of the tile exists */
+    bool aligned; /* as the rows are */
+};
+
 template <int Rows, int Width, int Threads>
-PTX_FUNCTION void tile_load_aligned(uint32_t shared, const struct tile_rows &from)
+PTX_FUNCTION struct tile_cursor tile_cursor_of(const struct tile_rows &rows)
+{
+    typedef struct tile<Rows, Width> place;
+    int row = (int)(ptx_thread() / place::chunks);
+    int column = (int)(ptx_thread() % place::chunks) * 8;
+    struct tile_cursor cursor;
+    cursor.at = rows.first + (row * rows.stride + column) * 2;
+    cursor.stride = rows.stride;
+    cursor.rows = rows.rows - row;
+    cursor.columns = rows.columns - column;
+    cursor.whole = rows.rows >= Rows && rows.columns == Width;
+    cursor.aligned = rows.aligned;
+    return cursor;
+}
+
+/* Whole: every chunk exists. */
+template <int Rows, int Width, int Threads, bool Whole>
+PTX_FUNCTION void tile_load_chunks(uint32_t shared, const struct tile_cursor &cursor)
 {
     typedef struct tile<Rows, Width> place;
     static const int step = tile_share<Rows, Width, Threads>::step;
-    int row = (int)ptx_thread() / place::chunks;
-    int column = (int)ptx_thread() % place::chunks * 8;
-    uint32_t to = shared + place::offset(row, column);
-    const char *source = from.first + (row * from.stride + column) * 2;
+    uint32_t to = shared + place::offset((int)(ptx_thread() / place::chunks),
+                               (int)(ptx_thread() % place::chunks) * 8);
+    const char *at = cursor.at;
 #pragma unroll
     for (int i = 0; i < Rows / step; i++) {
-        bool exists = row + i * step < from.rows;
+        bool exists = i * step < cursor.rows;
 #pragma unroll
         for (int page = 0; page < Width / place::page_columns; page++) {
-            int left = exists ? from.columns - column - page * place::page_columns : 0;
+            int left = exists ? cursor.columns - page * place::page_columns : 0;
             uint32_t bytes = left >= 8 ? 16U : left > 0 ? (uint32_t)left * 2 : 0U;
-            const char *chunk = source + page * place::page_columns * 2;
+            /* Where nothing is read, the address may be any. */
             ptx_copy_16(to + (uint32_t)(page * place::page_bytes + i * step * place::row_bytes),
-                bytes > 0 ? chunk : from.first, bytes);
+                at + page * place::page_columns * 2, Whole ? 16U : bytes);
         }
-        source += from.stride * (step * 2);
+        at += cursor.stride * (step * 2);
     }
 }
 
 template <int Rows, int Width, int Threads>
-PTX_FUNCTION void tile_load_elements(char *shared, const struct tile_rows &from)
+PTX_FUNCTION void tile_load_elements(char *shared, const struct tile_cursor &cursor)
 {
     typedef struct tile<Rows, Width> place;
+    int first_row = (int)(ptx_thread() / place::chunks);
+    int first_column = (int)(ptx_thread() % place::chunks) * 8;
 #pragma unroll 1
     for (int number = (int)ptx_thread(); number < Rows * Width / 2; number += Threads) {
-        int row = number / (Width / 2);
-        int column = number % (Width / 2) * 2;
-        int left = row < from.rows ? from.columns - column : 0;
-        const uint16_t *source = (const uint16_t *)from.first + row * from.stride + column;
+        int row = number / (Width / 2) - first_row; /* relative to the cursor's */
+        int column = number % (Width / 2) * 2 - first_column;
+        int left = row < cursor.rows ? cursor.columns - column : 0;
+        const uint16_t *source =
+            (const uint16_t *)(const void *)cursor.at + row * cursor.stride + column;
         uint32_t low = left > 0 ? source[0] : 0U;
         uint32_t high = left > 1 ? source[1] : 0U;
-        *(uint32_t *)(shared + place::offset(row, column)) = high << 16 | low;
+        *(uint32_t *)(void *)(shared + place::offset(first_row + row, first_column + column)) =
+            high << 16 | low;
     }
 }
 
 /* Starts to copy a tile; what does not exist becomes 0. All Threads of the block. The copies that are
  * not aligned are complete after the block's next barrier, the others as ptx_copy_wait() says. */
 template <int Rows, int Width, int Threads>
+PTX_FUNCTION void tile_load(char *shared, const struct tile_cursor &cursor)
+{
+    if (!cursor.aligned) {
+        tile_load_elements<Rows, Width, Threads>(shared, cursor);
+    } else if (cursor.whole) {
+        tile_load_chunks<Rows, Width, Threads, true>(ptx_shared_address(shared), cursor);
+    } else {
+        tile_load_chunks<Rows, Width, Threads, false>(ptx_shared_address(shared), cursor);
+    }
+}
+
+template <int Rows, int Width, int Threads>
 PTX_FUNCTION void tile_load(char *shared, const struct tile_rows &from)
 {
-    if (from.aligned) {
-        tile_load_aligned<Rows, Width, Threads>(ptx_shared_address(shared), from);
-    } else {
-        tile_load_elements<Rows, Width, Threads>(shared, from);
-    }
+    tile_load<Rows, Width, Threads>(shared, tile_cursor_of<Rows, Width, Threads>(from));
 }
 
 template <int Rows, int Width, int Threads>

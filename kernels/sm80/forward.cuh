@@ -34,9 +34,15 @@ struct forward_block {
 /* Sizes depend on the kernel alone, so that a result's bits do not depend on what it is launched with. */
 template <int Width, enum score_kind Kind>
 struct forward_shape {
-    static const int warps = Width > 128 ? 8 : 4; static const int threads = 32 * warps;
+    static const bool plain = Kind == SCORE_PLAIN;
+    static const int warps = Width > (plain ? 128 : 64) ? 8 : 4;
+    static const int threads = 32 * warps;
+    static const int blocks =
+        Width <= (plain ? 128 : 64) ? 2 : 1; /* of a multiprocessor, at least */
     static const int rows = 128;
-    static const int keys = Width <= 64 && Kind == SCORE_PLAIN ? 128 : 64;
+    static const int keys = plain && Width <= 64    ? 128
+                            : plain || Width <= 192 ? 64
+                                                    : 32;
     static const int m = rows / warps / 16; /* accumulator fragments of a warp */
     static const int n = keys / 8;
     static const int d = Width / 8;
@@ -44,15 +50,9 @@ struct forward_shape {
         queries;
     typedef struct tile<keys, Width>
         places;
-    static const int tiles_bytes = queries::bytes + 2 * places::bytes;
-    static const int shared_bytes = tiles_bytes + (int)sizeof(struct forward_block);
-};
-
-/* What a row's softmax has seen: its greatest score, and the sum of exponentials relative to that. */
-template <int M>
-struct forward_state {
-    float highest[M][2];
-    float sum[M][2];
+    static const int sums = queries::bytes + 2 * places::bytes; /* where they begin */
+    static const int block = sums + threads * m * 2 * (int)sizeof(float);
+    static const int shared_bytes = block + (int)sizeof(struct forward_block);
 };
 
 template <bool Bf16>
@@ -100,14 +100,15 @@ PTX_FUNCTION void forward_block_init(struct forward_block &block, const struct d
     const char *workspace = place.item->workspace;
     int64_t blocks = lengths_blocks(problem, LENGTHS_QUERIES, rows);
     int32_t shared_by = problem->heads_q / problem->heads_kv;
-    int64_t number = (int64_t)place.tile / shared_by;
+    int64_t number = lengths_quotient((int64_t)place.tile, shared_by);
+    int64_t head_kv = lengths_quotient(number, blocks);
     struct lengths_place at =
-        lengths_place_of(problem, workspace, LENGTHS_QUERIES, rows, number % blocks);
+        lengths_place_of(problem, workspace, LENGTHS_QUERIES, rows, number - head_kv * blocks);
     block.row = -1;
     if (at.batch >= 0) {
         block.problem = problem;
         block.queries = lengths_sequence_of(problem, workspace, LENGTHS_QUERIES, at.batch);
-        block.head = (int32_t)(number / blocks * shared_by + (int64_t)place.tile % shared_by);
+        block.head = (int32_t)(head_kv * shared_by + (int64_t)place.tile - number * shared_by);
         block.row = (block.queries.length - 1) / rows * rows - at.row;
         forward_block_fill(block, at.batch, rows, keys_of_step,
             lengths_sequence_of(problem, workspace, LENGTHS_KEYS, at.batch));
@@ -145,30 +146,39 @@ PTX_FUNCTION void forward_products(uint32_t queries, uint32_t keys, float (&s)[M
     }
 }
 
-/* Scores into exponentials relative to their rows' greatest so far, which the output follows. Scores
- * are times `scale`, which is more than 0. */
-template <int M, int N, int D>
+/* A thread's part of a row's sum of exponentials: in shared memory, as each step only needs it once.
+ * Only the thread itself reads and writes it. */
+template <int Width, enum score_kind Kind>
+PTX_FUNCTION float &forward_sum(int m, int half)
+{
+    typedef struct forward_shape<Width, Kind> shape;
+    float *sums = (float *)(void *)(ptx_shared_memory() + shape::sums);
+    return sums[(2 * m + half) * shape::threads + (int)ptx_thread()];
+}
+
+/* Scores into exponentials relative to their rows' greatest so far, which outputs and sums follow.
+ * Scores are times `scale`, which is more than 0. */
+template <int Width, enum score_kind Kind, int M, int N, int D>
 PTX_FUNCTION void forward_soften(
-    float scale, float (&s)[M][N][4], float (&out)[M][D][4], struct forward_state<M> &state)
+    float scale, float (&s)[M][N][4], float (&out)[M][D][4], float (&highest)[M][2])
 {
     const float infinity = ptx_float_of_bits(0x7f800000U);
 #pragma unroll
     for (int m = 0; m < M; m++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float highest = state.highest[m][half];
+            float top = highest[m][half];
 #pragma unroll
             for (int n = 0; n < N; n++) {
-                highest =
-                    ptx_maximum(highest, ptx_maximum(s[m][n][2 * half], s[m][n][2 * half + 1]));
+                top = ptx_maximum(top, ptx_maximum(s[m][n][2 * half], s[m][n][2 * half + 1]));
             }
-            highest = ptx_maximum(highest, ptx_shuffle_xor(highest, 1));
-            highest = ptx_maximum(highest, ptx_shuffle_xor(highest, 2));
+            top = ptx_maximum(top, ptx_shuffle_xor(top, 1));
+            top = ptx_maximum(top, ptx_shuffle_xor(top, 2));
             /* Nothing seen yet: -inf - -inf would be no number. */
-            float base = highest == -infinity ? 0.0F : highest * scale;
-            float fade = ptx_exp2(state.highest[m][half] * scale - base);
-            float sum = state.sum[m][half] * fade;
-            state.highest[m][half] = highest;
+            float base = top == -infinity ? 0.0F : top * scale;
+            float fade = ptx_exp2(highest[m][half] * scale - base);
+            float sum = forward_sum<Width, Kind>(m, half) * fade;
+            highest[m][half] = top;
 #pragma unroll
             for (int d = 0; d < D; d++) {
                 out[m][d][2 * half] *= fade;
@@ -182,7 +192,7 @@ PTX_FUNCTION void forward_soften(
                     sum += s[m][n][e];
                 }
             }
-            state.sum[m][half] = sum;
+            forward_sum<Width, Kind>(m, half) = sum;
         }
     }
 }
@@ -237,7 +247,7 @@ PTX_FUNCTION void forward_score(const struct score_head &score, int32_t block_ro
 /* The keys' steps, from the last to the first; none leaves all at 0 and -inf. */
 template <int Width, enum score_kind Kind, bool Bf16, int M, int D>
 PTX_FUNCTION void forward_steps(
-    const struct forward_block &block, float (&out)[M][D][4], struct forward_state<M> &state)
+    const struct forward_block &block, float (&out)[M][D][4], float (&highest)[M][2])
 {
     typedef struct forward_shape<Width, Kind> shape;
     char *queries = ptx_shared_memory();
@@ -258,21 +268,25 @@ PTX_FUNCTION void forward_steps(
     for (; step >= block.first_step; step--) {
         float s[M][shape::n][4];
         int32_t column = step * shape::keys;
+        struct tile_cursor next =
+            tile_cursor_of<shape::keys, Width, shape::threads>(tile_rows_from(block.v, column));
         ptx_copy_wait<0>();
         ptx_barrier(); /* K is there, and nobody reads the last V any more */
-        tile_load<shape::keys, Width, shape::threads>(values, tile_rows_from(block.v, column));
+        tile_load<shape::keys, Width, shape::threads>(values, next);
         ptx_copy_commit();
         forward_products<Width, Kind, Bf16>(warp_queries, ptx_shared_address(keys), s);
+        next = tile_cursor_of<shape::keys, Width, shape::threads>(
+            tile_rows_from(block.k, column - shape::keys));
         ptx_copy_wait<0>();
         ptx_barrier(); /* V is there, and nobody reads K any more */
         if (step > block.first_step) {
-            tile_load<shape::keys, Width, shape::threads>(
-                keys, tile_rows_from(block.k, column - shape::keys));
+            tile_load<shape::keys, Width, shape::threads>(keys, next);
             ptx_copy_commit();
         }
         int32_t row = block.row + warp_row;
         forward_score<Kind, Bf16, shape::keys, shape::rows>(block.score, block.row, row, column, s);
-        forward_soften(Kind == SCORE_PLAIN ? block.score.scale : 1.0F, s, out, state);
+        forward_soften<Width, Kind>(
+            Kind == SCORE_PLAIN ? block.score.scale : 1.0F, s, out, highest);
         if (Kind == SCORE_GENERAL && block.score.threshold > 0) {
             score_drop(block.score, row, column, s);
         }
@@ -281,10 +295,12 @@ PTX_FUNCTION void forward_steps(
 }
 
 /* Rows' sums over the lanes that share them; outputs divided by them, sinks counted, lse written. */
-template <int M, int D>
-PTX_FUNCTION void forward_divide(const struct forward_block &block, int32_t warp_row, float scale,
-    float kept_scale, float (&out)[M][D][4], struct forward_state<M> &state)
+template <int Width, enum score_kind Kind, int M, int D>
+PTX_FUNCTION void forward_divide(const struct forward_block &block, int32_t warp_row,
+    float (&out)[M][D][4], const float (&highest)[M][2])
 {
+    float scale = Kind == SCORE_PLAIN ? block.score.scale : 1.0F;
+    float kept_scale = Kind == SCORE_GENERAL ? block.score.kept_scale : 1.0F;
     const float infinity = ptx_float_of_bits(0x7f800000U);
     const struct attn_problem &problem = *block.problem;
     float sink = -infinity;
@@ -303,13 +319,13 @@ PTX_FUNCTION void forward_divide(const struct forward_block &block, int32_t warp
     for (int m = 0; m < M; m++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float sum = state.sum[m][half];
+            float sum = forward_sum<Width, Kind>(m, half);
             sum += ptx_shuffle_xor(sum, 1);
             sum += ptx_shuffle_xor(sum, 2);
-            float highest = state.highest[m][half] * scale;
-            float most = ptx_maximum(highest, sink);
+            float top = highest[m][half] * scale;
+            float most = ptx_maximum(top, sink);
             float base = most == -infinity ? 0.0F : most;
-            float fade = ptx_exp2(highest - base);
+            float fade = ptx_exp2(top - base);
             sum = sum * fade + ptx_exp2(sink - base);
             float share = sum > 0 ? fade * kept_scale / sum : 0.0F;
 #pragma unroll
@@ -355,12 +371,13 @@ PTX_FUNCTION void forward_store(
 }
 
 template <int Width, enum score_kind Kind, bool Bf16>
-static __global__ void __launch_bounds__(forward_shape<Width, Kind>::threads)
+static __global__ void __launch_bounds__(
+    forward_shape<Width, Kind>::threads, forward_shape<Width, Kind>::blocks)
     forward_run(const __grid_constant__ struct device_group group)
 {
     typedef struct forward_shape<Width, Kind> shape;
     struct forward_block &block =
-        *(struct forward_block *)(void *)(ptx_shared_memory() + shape::tiles_bytes);
+        *(struct forward_block *)(void *)(ptx_shared_memory() + shape::block);
     if (ptx_thread() == 0) {
         forward_block_init(block, device_place_of(group, ptx_block()), shape::rows, shape::keys);
     }
@@ -368,21 +385,23 @@ static __global__ void __launch_bounds__(forward_shape<Width, Kind>::threads)
     if (block.row < 0) {
         return;
     }
-    struct forward_state<shape::m> state;
+    float highest[shape::m][2];
     float out[shape::m][shape::d][4];
 #pragma unroll
     for (int m = 0; m < shape::m; m++) {
-        state.highest[m][0] = state.highest[m][1] = ptx_float_of_bits(0xff800000U);
-        state.sum[m][0] = state.sum[m][1] = 0.0F;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            highest[m][half] = ptx_float_of_bits(0xff800000U);
+            forward_sum<Width, Kind>(m, half) = 0.0F;
+        }
 #pragma unroll
         for (int d = 0; d < shape::d; d++) {
             out[m][d][0] = out[m][d][1] = out[m][d][2] = out[m][d][3] = 0.0F;
         }
     }
-    forward_steps<Width, Kind, Bf16>(block, out, state);
+    forward_steps<Width, Kind, Bf16>(block, out, highest);
     int32_t warp_row = (int32_t)(ptx_thread() / 32) * 16 * shape::m;
-    forward_divide(block, warp_row, Kind == SCORE_PLAIN ? block.score.scale : 1.0F,
-        Kind == SCORE_GENERAL ? block.score.kept_scale : 1.0F, out, state);
+    forward_divide<Width, Kind>(block, warp_row, out, highest);
     forward_store<Width, Kind, Bf16>(block, warp_row, out);
 }
 
