@@ -428,7 +428,8 @@ struct attnd_info {
     enum attnd_device device;
     enum attnd_mps mps;
     bool has_uuid;
-    bool checks_exporter; /* device memory is taken only from the process that allocated it */
+    bool checks_exporter; /* a handle of device memory must name the process that sends it */
+    bool one_ipc_user;    /* handles of device memory are taken from one user at a time */
     uint8_t device_uuid[16];
     char device_name[64];
     char driver[64]; /* its version; "" on the CPU */

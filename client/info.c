@@ -45,6 +45,7 @@ static void write_info(struct attnd_info *info, const struct wire_info *from)
         .mps = (enum attnd_mps)from->mps,
         .has_uuid = from->device.has_uuid,
         .checks_exporter = from->checks_exporter,
+        .one_ipc_user = from->one_ipc_user,
         .pid = from->pid,
         .protocol_major = from->major,
         .protocol_minor = from->minor};

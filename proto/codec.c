@@ -115,6 +115,7 @@ static bool read_info(const attnd_pb_Info *in, struct wire_info *info, struct wi
     wire_copy_text(info->driver, sizeof(info->driver), in->driver);
     info->mps = (enum wire_mps)in->mps;
     info->checks_exporter = in->checks_exporter;
+    info->one_ipc_user = in->one_ipc_user;
     info->families = in->families_count;
     for (uint32_t i = 0; i < info->families; i++) {
         wire_copy_text(info->family[i], sizeof(info->family[i]), in->families[i]);
@@ -281,6 +282,7 @@ static bool write_info(const struct wire_info *info, attnd_pb_Info *out)
     part_write_text(out->driver, sizeof(out->driver), info->driver);
     out->mps = (attnd_pb_Mps)info->mps;
     out->checks_exporter = info->checks_exporter;
+    out->one_ipc_user = info->one_ipc_user;
     out->families_count = (pb_size_t)info->families;
     for (uint32_t i = 0; i < info->families; i++) {
         part_write_text(out->families[i], sizeof(out->families[i]), info->family[i]);

@@ -311,6 +311,7 @@ struct wire_info {
     char driver[WIRE_NAME_BYTES]; /* its version, as it says; empty for the processor */
     enum wire_mps mps;
     bool checks_exporter; /* whether a CUDA_IPC handle must be of the process that sends it */
+    bool one_ipc_user;    /* whether CUDA_IPC regions are taken from one user at a time */
     uint32_t families;
     char family[WIRE_MAX_FAMILIES][WIRE_NAME_BYTES]; /* the kernels that may be chosen */
     struct wire_limits limits;                       /* of each session */

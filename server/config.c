@@ -146,6 +146,20 @@ static bool parse_level(const struct config_option *option, struct config *confi
     return true;
 }
 
+static bool parse_ipc_users(const struct config_option *option, struct config *config,
+    const char *text, char message[CONFIG_MESSAGE_BYTES])
+{
+    uint64_t any = strcmp(text, "any") == 0;
+
+    if (any == 0 && strcmp(text, "one") != 0) {
+        (void)snprintf(message, CONFIG_MESSAGE_BYTES, "%s is '%.100s'; it must be one or any",
+            option->name, text);
+        return false;
+    }
+    memcpy(field_of(option, config), &any, sizeof(any));
+    return true;
+}
+
 static bool is_all_of(const char *text, const char *characters)
 {
     return text[0] != '\0' && text[strspn(text, characters)] == '\0';
@@ -287,6 +301,9 @@ static const struct config_option options[] = {
     {"access", "allow-gid", "LIST",
         "Groups whose members may connect; without either list: the group of the directory",
         parse_groups, FIELD(allow_gids), 0, 0},
+    {"access", "ipc-users", "WHO",
+        "Users whose GPU memory is taken by CUDA IPC handles at a time: one (the default) or any",
+        parse_ipc_users, FIELD(any_ipc_user), 0, 0},
 };
 
 static const struct config_option *find_option(const char *section, const char *name)

@@ -37,6 +37,7 @@ struct config {
     uint64_t region_bytes_per_uid; /* 0: likewise */
     uint64_t workspace_bytes;      /* of all requests that run at a time */
 
+    uint64_t any_ipc_user;        /* 0 or 1 */
     struct config_ids allow_uids; /* both empty: the group of the directory */
     struct config_ids allow_gids;
 };

@@ -25,6 +25,12 @@ static struct region *region_of(struct list_node *node)
     return list_entry(node, struct region, node);
 }
 
+/* Of those that `handles` counts. */
+static bool is_handle(const struct region *region)
+{
+    return region->kind == WIRE_MEMORY_CUDA_IPC && !region->dropped;
+}
+
 /* On the unmapper's thread. */
 static void unmap(struct worker_task *task)
 {
@@ -51,6 +57,7 @@ static void leave_set(struct region *region)
     set->count--;
     set->bytes -= region->counted;
     set->dropped -= region->dropped;
+    set->handles -= is_handle(region);
     list_remove(&region->node);
     region->set = NULL;
 }
@@ -280,6 +287,7 @@ bool region_add(struct region_set *set, const struct backend_offer *offer, regio
     list_append(&set->all, &region->node);
     set->count++;
     set->bytes += offer->bytes;
+    set->handles += is_handle(region);
     return true;
 }
 
@@ -331,6 +339,7 @@ bool region_drop(struct region_set *set, uint32_t number)
     }
     set->number[number - 1] = NULL;
     region->number = 0;
+    set->handles -= is_handle(region);
     region->dropped = true;
     set->dropped++;
     region_release(region);

@@ -53,6 +53,7 @@ struct region_set {
     struct region **number;    /* owned; number n at [n - 1], NULL: free */
     uint32_t count;            /* of all */
     uint32_t dropped;          /* of them */
+    uint32_t handles;          /* of all: of kind CUDA_IPC and not dropped */
     uint64_t bytes;            /* of all: those being mapped included */
     struct worker_task *fence; /* waits until nothing dropped is left here; NULL: none */
     bool closed;               /* nothing more gets a number */

@@ -183,6 +183,7 @@ static struct session_options session_options_of(const struct server *server)
         .max_sessions = (uint32_t)config->max_sessions,
         .max_sessions_per_uid = (uint32_t)sessions_per_uid(config),
         .region_bytes_per_uid = region_bytes_per_uid,
+        .any_ipc_user = config->any_ipc_user != 0,
         .limits = {.in_flight = (uint32_t)config->in_flight,
             .regions = (uint32_t)config->max_regions,
             .region_bytes = region_bytes,

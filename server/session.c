@@ -196,6 +196,22 @@ static bool has_room(const struct session_table *table, const struct session *se
     return true;
 }
 
+/* The bytes of a handle do not prove whose memory it is of: who can guess those of another user's
+ * would get at memory that the other shares. So no two users do, unless the configuration lets them. */
+static bool may_use_handles(
+    const struct session_table *table, uint32_t uid, struct wire_error *error)
+{
+    for (uint32_t i = 0; i < session_slots(&table->options); i++) {
+        const struct session *session = &table->session[i];
+        if (session->state == SESSION_OPEN && session->uid != uid && session->regions.handles > 0) {
+            return wire_fail(error, WIRE_PERMISSION_DENIED,
+                "memory of kind CUDA_IPC is taken from one user at a time (ipc-users = one), and "
+                "another has some; memory of the virtual memory API is taken from all");
+        }
+    }
+    return true;
+}
+
 static bool add_region(const struct session_table *table, struct session *session,
     const struct backend_offer *offer, region_done_fn *done, void *context,
     struct wire_error *error)
@@ -308,6 +324,7 @@ void session_info(const struct session_table *table, struct wire_info *info)
     *info = (struct wire_info){.device = describe_device(options->backend),
         .mps = facts->mps,
         .checks_exporter = facts->checks_exporter,
+        .one_ipc_user = !options->any_ipc_user,
         .limits = options->limits,
         .max_sessions = options->max_sessions,
         .max_sessions_per_uid = options->max_sessions_per_uid,
@@ -361,6 +378,10 @@ bool session_add_region(struct session_table *table, struct session *session,
 {
     if (offer->bytes == 0) {
         return wire_fail(error, WIRE_INVALID_ARGUMENT, "bytes is 0");
+    }
+    if (offer->kind == WIRE_MEMORY_CUDA_IPC && !table->options.any_ipc_user &&
+        !may_use_handles(table, session->uid, error)) {
+        return false;
     }
     bool added = add_region(table, session, offer, done, context, error);
     if (!added && error->status == WIRE_RESOURCE_EXHAUSTED) {

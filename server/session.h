@@ -70,6 +70,7 @@ struct session_options {
     uint32_t max_sessions;
     uint32_t max_sessions_per_uid;
     uint64_t region_bytes_per_uid;
+    bool any_ipc_user;         /* else one user at a time has CUDA_IPC regions */
     struct wire_limits limits; /* of each session */
 };
 
@@ -115,7 +116,7 @@ void session_close(struct session_table *table, struct session *session);
 /* The engine no longer refers to the session in `slot`. */
 void session_free(struct session_table *table, uint32_t slot);
 
-/* As region_add() and region_extend(), within the limits of bytes. May call table->collect. */
+/* As region_add() and region_extend(), within the limits of bytes and users. May call table->collect. */
 bool session_add_region(struct session_table *table, struct session *session,
     const struct backend_offer *offer, region_done_fn *done, void *context,
     struct wire_error *error);

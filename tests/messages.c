@@ -176,6 +176,7 @@ static void any_info(struct dice *random, struct wire_info *info)
     any_text(random, info->driver, sizeof(info->driver));
     info->mps = (enum wire_mps)messages_below(random, WIRE_MPS_ON + 1);
     info->checks_exporter = coin(random);
+    info->one_ipc_user = coin(random);
     info->families = (uint32_t)messages_below(random, WIRE_MAX_FAMILIES + 1);
     for (uint32_t i = 0; i < info->families; i++) {
         any_text(random, info->family[i], sizeof(info->family[i]));

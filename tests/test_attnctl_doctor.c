@@ -62,6 +62,7 @@ static struct facts gpu_machine(void)
     info->device = ATTND_DEVICE_CUDA;
     info->mps = ATTND_MPS_OFF;
     info->checks_exporter = true;
+    info->one_ipc_user = true;
     memcpy(info->device_uuid, facts.cuda.gpu[0].uuid, sizeof info->device_uuid);
     (void)strcpy(info->device_name, "NVIDIA H200");
     (void)strcpy(info->family[0], "sm80");
@@ -292,6 +293,9 @@ Test(attnctl_doctor, mps_is_judged_from_both_sides)
 Test(attnctl_doctor, who_may_pass_handles_is_judged)
 {
     struct facts facts = gpu_machine();
+    expect_only(&facts, "handles", DOCTOR_OK, "(ipc-users = one)");
+    facts.daemon.info.one_ipc_user = false;
+    expect_only(&facts, "handles", DOCTOR_OK, "(ipc-users = any)");
     facts.daemon.info.checks_exporter = false;
     expect_only(&facts, "handles", DOCTOR_BAD, "user 1000");
     facts.process.uid = facts.daemon.peer_uid;

@@ -34,6 +34,7 @@ Test(client_info, the_daemon_says_what_it_is)
     cr_assert_eq(info.size, sizeof info);
     cr_assert_eq(info.device, ATTND_DEVICE_CPU);
     cr_assert_not(info.has_uuid);
+    cr_assert(info.one_ipc_user);
     cr_assert_eq(info.families, 1);
     cr_assert_str_eq(info.family[0], "cpu");
     cr_assert_eq(info.pid, (uint32_t)daemon_.pid);

@@ -56,7 +56,7 @@ Test(config, a_file_sets_every_kind_of_option)
     bool good = read_text(&config,
         "; a comment\n[daemon]\ndirectory = /somewhere\nthreads=3\nlog-level = debug\n"
         "# another\n[limits]\nregion-bytes = 5M\nworkspace = 3G\nmax-sessions = 7\n"
-        "[access]\nallow-uid = root, 1234\nallow-gid=77\n",
+        "[access]\nallow-uid = root, 1234\nallow-gid=77\nipc-users = any\n",
         message, path);
     cr_assert(good, "%s", message);
     cr_assert_str_eq(config.directory, "/somewhere");
@@ -70,6 +70,9 @@ Test(config, a_file_sets_every_kind_of_option)
     cr_assert_eq(config.allow_uids.id[1], 1234);
     cr_assert_eq(config.allow_gids.count, 1);
     cr_assert_eq(config.allow_gids.id[0], 77);
+    cr_assert_eq(config.any_ipc_user, 1);
+    cr_assert(config_set(&config, option("ipc-users"), "one", message));
+    cr_assert_eq(config.any_ipc_user, 0);
 }
 
 Test(config, devices_are_the_processor_an_index_or_a_uuid)
@@ -120,6 +123,8 @@ Test(config, a_bad_file_is_refused_with_the_line_and_the_reason)
         {"[daemon\nthreads = 5\n", 1, "neither a [section] nor key = value"},
         {"[access]\nallow-uid = no-such-user-here\n", 2, "nobody is named 'no-such-user-here'"},
         {"[access]\nallow-gid = 4294967295\n", 2, "nobody is named"},
+        {"[access]\nipc-users = two\n", 2, "ipc-users is 'two'; it must be one or any"},
+        {"[access]\nipc-users =\n", 2, "ipc-users is ''; it must be one or any"},
         {"broken\n[limits]\nmax-sessions = many\n", 1, "neither a [section]"},
     };
 

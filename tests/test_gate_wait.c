@@ -11,6 +11,8 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -26,6 +28,7 @@
 #define QUIET_MS 50 /* what has not come by then is held */
 #define SESSIONS 4
 #define FLOOD 1000
+#define OTHER_UID 65534
 
 struct world {
     char directory[64];
@@ -141,6 +144,15 @@ static void connect_session(struct raw_client *client)
     CHECK(raw_connect(client, world.directory));
     CHECK(raw_open_session(client, &reply));
     CHECK(reply.error.status == WIRE_OK);
+}
+
+/* As another user, whom the system tells the gate from; only this thread is one meanwhile. */
+static void connect_other_session(struct raw_client *client)
+{
+    CHECK(chmod(world.directory, 0755) == 0 && chmod(world.path, 0777) == 0);
+    CHECK(syscall(SYS_setresuid, -1, OTHER_UID, -1) == 0);
+    connect_session(client);
+    CHECK(syscall(SYS_setresuid, -1, 0, -1) == 0);
 }
 
 static int memory(void)
@@ -327,6 +339,39 @@ static void test_handles_come_without_descriptors(void)
     stop();
 }
 
+/* Needs root, to be two users. */
+static void test_handles_are_of_one_user_at_a_time(void)
+{
+    struct wire_gate_request request = {
+        .kind = WIRE_GATE_ADD_REGION, .memory = WIRE_MEMORY_CUDA_IPC, .bytes = 4096};
+    struct raw_client first;
+    struct raw_client second;
+
+    if (geteuid() != 0) {
+        return;
+    }
+    start();
+    connect_session(&first);
+    connect_other_session(&second);
+    slow_backend_hold(&world.slow, true, false);
+    uint32_t adding = post(&first, &request, false);
+    CHECK(slow_backend_wait_held(&world.slow));
+    (void)next(&second, post(&second, &request, false), WIRE_PERMISSION_DENIED);
+    slow_backend_hold(&world.slow, false, false);
+    (void)next(&first, adding, WIRE_OK);
+    (void)next(&second, post(&second, &request, false), WIRE_PERMISSION_DENIED);
+    (void)next(&second, post_add(&second, 4096), WIRE_OK);
+    (void)next(&first, post_drop(&first, 1), WIRE_OK);
+    (void)next(&second, post(&second, &request, false), WIRE_OK);
+    CHECK(slow_backend_last(&world.slow).uid == OTHER_UID);
+    (void)next(&first, post(&first, &request, false), WIRE_PERMISSION_DENIED);
+    raw_close(&second);
+    wait_until(slow_backend_mappings, 0);
+    (void)next(&first, post(&first, &request, false), WIRE_OK);
+    raw_close(&first);
+    stop();
+}
+
 static void test_trimming_ends_when_all_is_unmapped(void)
 {
     struct raw_client client;
@@ -479,7 +524,8 @@ static void test_the_end_finds_workers_at_work(void)
 
 int main(void)
 {
-    struct door_rules rules = {.sessions_per_uid = SESSIONS};
+    struct door_rules rules = {
+        .uids = {.count = 1, .id = {OTHER_UID}}, .sessions_per_uid = SESSIONS};
 
     log_init(LOG_LEVEL_WARNING);
     CHECK(door_install(&rules) != 0);
@@ -487,6 +533,7 @@ int main(void)
     test_others_are_not_held_up();
     test_regions_grow();
     test_handles_come_without_descriptors();
+    test_handles_are_of_one_user_at_a_time();
     test_trimming_ends_when_all_is_unmapped();
     test_leaving_while_mapping_leaves_nothing();
     test_leaving_while_opening_leaves_nothing();

@@ -173,6 +173,35 @@ Test(region, counts_towards_the_limit_while_it_is_mapped)
     cr_expect_not_null(region_find(&set, LIMIT));
 }
 
+Test(region, handles_count_from_their_offer_until_they_are_dropped)
+{
+    const struct backend_offer handle = {.kind = WIRE_MEMORY_CUDA_IPC, .bytes = 5, .fd = -1};
+    slow_backend_hold(&slow, true, false);
+    cr_assert(begin(&handle));
+    cr_expect_eq(set.handles, 1);
+    slow_backend_hold(&slow, false, false);
+    cr_assert_eq(await(), 1);
+    cr_assert_eq(add(5), 2);
+    cr_assert_eq(add_growing(5, 10), 3);
+    cr_expect_eq(set.handles, 1);
+    struct region *used = region_find(&set, 1);
+    region_acquire(used);
+    cr_assert(region_drop(&set, 1) && region_drop(&set, 2));
+    cr_expect_eq(set.handles, 0);
+    region_release(used);
+    cr_expect_eq(set.handles, 0);
+    slow_backend_refuse(&slow, true);
+    cr_assert(begin(&handle));
+    cr_expect_eq(set.handles, 1);
+    cr_expect_eq(await(), 0);
+    cr_expect_eq(set.handles, 0);
+    slow_backend_refuse(&slow, false);
+    cr_assert(begin(&handle));
+    region_set_close(&set);
+    cr_expect_eq(await(), 0);
+    cr_expect_eq(set.handles, 0);
+}
+
 Test(region, what_the_backend_refuses_leaves_nothing_but_its_descriptor)
 {
     int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);

@@ -295,6 +295,22 @@ Test(request, facts_about_the_daemon_are_told)
     cr_expect_neq(info->version[0], 0);
 }
 
+Test(request, whose_handles_are_taken_is_told)
+{
+    static const char *const any[] = {"--threads=1", "--ipc-users=any", NULL};
+    struct wire_request request = {.kind = WIRE_GET_INFO};
+    struct wire_reply reply;
+    cr_assert(raw_call(&client, &request, &reply));
+    cr_expect(reply.info.one_ipc_user);
+    raw_close(&client);
+    (void)daemon_end(&daemon_, SIGTERM);
+    cr_assert(daemon_restart(&daemon_, any));
+    cr_assert(raw_open(&client, daemon_.directory));
+    cr_assert(raw_call(&client, &request, &reply));
+    cr_expect_eq(reply.kind, WIRE_REPLY_INFO);
+    cr_expect_not(reply.info.one_ipc_user);
+}
+
 /* A limit that is not given fits the device, and the one that is given. */
 Test(request, limits_of_bytes_fit_together)
 {

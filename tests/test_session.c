@@ -14,6 +14,7 @@
 static struct slow_backend slow;
 static struct session slots[2 + SESSION_SPARE_SLOTS];
 static struct session *const session = &slots[0];
+static struct session *const other = &slots[1]; /* only for tests of two */
 static struct session_table table = {
     .options = {.max_sessions = 1,
         .max_sessions_per_uid = 1,
@@ -62,6 +63,7 @@ static void stop(void)
     slow_backend_hold(&slow, false, false);
     cr_assert(worker_destroy(table.options.mapper));
     region_set_finish(&session->regions);
+    region_set_finish(&other->regions);
     cr_assert(worker_destroy(table.options.unmapper));
     cr_assert_eq(slow.mappings, 0);
     cr_assert_eq(slow.pins, 0);
@@ -210,6 +212,147 @@ Test(session, pieces_are_within_the_limits_together)
     cr_assert(extend(number, 90, 10, &error));
     await();
     cr_expect_eq(session->regions.bytes, LIMIT);
+}
+
+/* ---- Handles of several users ------------------------------------------------------------------- */
+
+static void start_other(void)
+{
+    const struct region_options options = {.backend = &slow.backend,
+        .mapper = table.options.mapper,
+        .unmapper = table.options.unmapper,
+        .uid = UID,
+        .limit = table.options.limits.regions};
+    other->state = SESSION_OPEN;
+    other->uid = UID;
+    cr_assert(region_set_init(&other->regions, &options));
+}
+
+static bool begin_kind(struct session *who, enum wire_memory_kind kind, struct wire_error *error)
+{
+    const struct backend_offer offer = {.kind = kind, .bytes = 1, .fd = -1};
+    return session_add_region(&table, who, &offer, on_region, NULL, error);
+}
+
+static uint32_t add_handle(struct session *who)
+{
+    struct wire_error error = {.status = WIRE_OK};
+    cr_assert(begin_kind(who, WIRE_MEMORY_CUDA_IPC, &error), "%s", error.detail);
+    await();
+    return answer.number;
+}
+
+static void expect_handle_refused(struct session *who)
+{
+    struct wire_error error = {.status = WIRE_OK};
+    cr_expect_not(begin_kind(who, WIRE_MEMORY_CUDA_IPC, &error));
+    cr_expect_eq(error.status, WIRE_PERMISSION_DENIED);
+    cr_expect_not_null(strstr(error.detail, "(ipc-users = one)"), "%s", error.detail);
+}
+
+Test(session, handles_are_taken_from_one_user_at_a_time)
+{
+    struct wire_error error;
+    start_other();
+    uint32_t first = add_handle(session);
+    uint32_t second = add_handle(session);
+    cr_assert(first != 0 && second != 0);
+    expect_handle_refused(other);
+    cr_assert(region_drop(&session->regions, first));
+    expect_handle_refused(other);
+    cr_assert(region_drop(&session->regions, second));
+    uint32_t handed_over = add_handle(other);
+    cr_assert_neq(handed_over, 0);
+    expect_handle_refused(session);
+    cr_assert(begin_kind(session, WIRE_MEMORY_CUDA_VMM, &error), "%s", error.detail);
+    await();
+    cr_assert(region_drop(&other->regions, handed_over));
+    cr_expect_neq(add_handle(session), 0);
+}
+
+Test(session, all_users_share_memory_that_proves_itself)
+{
+    struct wire_error error;
+    start_other();
+    cr_assert_neq(add_handle(session), 0);
+    cr_expect(begin_kind(other, WIRE_MEMORY_CUDA_VMM, &error), "%s", error.detail);
+    await();
+    cr_expect(begin_kind(other, WIRE_MEMORY_SHM, &error), "%s", error.detail);
+    await();
+    cr_expect_eq(other->regions.count, 2);
+}
+
+Test(session, a_user_has_handles_in_several_sessions)
+{
+    start_other();
+    other->uid = session->uid;
+    cr_expect_neq(add_handle(session), 0);
+    cr_expect_neq(add_handle(other), 0);
+}
+
+Test(session, a_handle_counts_while_it_is_mapped)
+{
+    struct wire_error error;
+    start_other();
+    slow_backend_hold(&slow, true, false);
+    cr_assert(begin_kind(session, WIRE_MEMORY_CUDA_IPC, &error));
+    cr_assert(slow_backend_wait_held(&slow));
+    expect_handle_refused(other);
+    slow_backend_refuse(&slow, true);
+    slow_backend_hold(&slow, false, false);
+    await();
+    cr_expect_eq(answer.number, 0);
+    slow_backend_refuse(&slow, false);
+    cr_expect_neq(add_handle(other), 0, "that one was never mapped");
+}
+
+/* What was dropped has no say, though a request may use it still. */
+Test(session, a_dropped_handle_is_in_nobodys_way)
+{
+    start_other();
+    use_and_drop(add_handle(session));
+    cr_expect_eq(session->regions.count, 1);
+    cr_expect_neq(add_handle(other), 0);
+    cr_expect_eq(collections, 0);
+    collect(&collections);
+    cr_expect_eq(session->regions.count, 0);
+    cr_expect_eq(session->regions.handles, 0);
+    expect_handle_refused(session);
+}
+
+Test(session, handles_of_an_ended_session_are_in_nobodys_way)
+{
+    struct wire_error error;
+    start_other();
+    (void)add_handle(session);
+    slow_backend_hold(&slow, true, false);
+    cr_assert(begin_kind(session, WIRE_MEMORY_CUDA_IPC, &error));
+    cr_assert(slow_backend_wait_held(&slow));
+    session->state = SESSION_CLOSING;
+    region_set_close(&session->regions);
+    cr_assert(begin_kind(other, WIRE_MEMORY_CUDA_IPC, &error), "%s", error.detail);
+    unsigned both = answer.count + 2;
+    slow_backend_hold(&slow, false, false);
+    for (int tries = 0; tries < 10000 && answer.count < both; tries++) {
+        (void)usleep(100);
+        worker_collect(table.options.mapper);
+    }
+    cr_assert_eq(answer.count, both);
+    cr_expect_neq(answer.number, 0, "the last was not the ended session's");
+    cr_expect_eq(session->regions.handles, 0);
+}
+
+Test(session, the_configuration_lets_any_users_have_handles)
+{
+    struct wire_info info;
+    start_other();
+    session_info(&table, &info);
+    cr_expect(info.one_ipc_user);
+    table.options.any_ipc_user = true;
+    cr_expect_neq(add_handle(session), 0);
+    cr_expect_neq(add_handle(other), 0);
+    session_info(&table, &info);
+    cr_expect_not(info.one_ipc_user);
 }
 
 /* ---- Opening ------------------------------------------------------------------------------------ */

@@ -340,10 +340,18 @@ static void judge_handles(const struct facts *facts, struct doctor *doctor)
 {
     const struct facts_daemon *daemon = &facts->daemon;
     bool same_user = facts->process.uid == daemon->peer_uid || facts->process.uid == 0;
-    if (daemon->info.checks_exporter) {
-        add(doctor, "handles", DOCTOR_OK, "",
-            "memory is taken only from the process that allocated it; user %u may share its own",
-            (unsigned)facts->process.uid);
+    if (daemon->info.checks_exporter && daemon->info.one_ipc_user) {
+        add(doctor, "handles", DOCTOR_OK,
+            "users side by side need memory from the virtual memory API (PyTorch: "
+            "expandable_segments:True), or attnd_alloc()",
+            "cudaMalloc memory is taken from one user at a time (ipc-users = one), by handles that "
+            "name the process that sends them");
+    } else if (daemon->info.checks_exporter) {
+        add(doctor, "handles", DOCTOR_OK,
+            "handles can be forged: where users do not trust each other, set ipc-users = one in "
+            "the daemon's attnd.conf",
+            "cudaMalloc memory is taken from any users (ipc-users = any), by handles that name the "
+            "process that sends them");
     } else if (daemon->has_peer && same_user) {
         add(doctor, "handles", DOCTOR_OK,
             "trainers of other users need memory from the virtual memory API, or attnd_alloc()",

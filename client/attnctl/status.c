@@ -146,6 +146,7 @@ static void json_device(struct json *json, const struct attnd_info *info)
     json_text(json, "driver", info->driver[0] != '\0' ? info->driver : NULL);
     json_text(json, "mps", mps_name(info->mps));
     json_bool(json, "checks_exporter", info->checks_exporter);
+    json_bool(json, "one_ipc_user", info->one_ipc_user);
     json_open(json, "families", '[');
     for (uint32_t i = 0; i < info->families; i++) {
         json_text(json, NULL, info->family[i]);
