@@ -104,7 +104,7 @@ void kernels_edges(struct kernels *kernels)
     twin_destroy(twin);
 }
 
-/* Scores up to 1e5 and more, of either sign, with everything that is added to them. */
+/* Scores up to 2e4, of either sign, with everything that is added to them. */
 void kernels_logits(struct kernels *kernels)
 {
     static const double sizes[] = {30, 300, 3000};
@@ -118,7 +118,7 @@ void kernels_logits(struct kernels *kernels)
                 spec.seqlen_q = 70;
                 spec.seqlen_k = 150;
                 spec.query_size = sizes[size];
-                spec.scale = kind == 1 ? -1 : 1;
+                spec.scale = kind == 1 ? -0.1F : 0.1F;
                 spec.softcap = kind == 2 ? 1000 : 0;
                 spec.bias = kind == 3;
                 spec.bias_size = 10000;

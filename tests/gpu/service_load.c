@@ -167,9 +167,40 @@ static void latency(void)
     service_stop(&daemon);
 }
 
+/* Calls of 9 TFLOP, one behind the other: what slices, turns and waits leave of the kernels' rate. */
+static void large_calls(void)
+{
+    enum { CALLS = 16 };
+    const struct set_extents huge = {8, 16384, 16, 128};
+    const double flops = 4.0 * 8 * 16 * 16384.0 * 16384.0 * 128 / 2; /* causal */
+    struct daemon daemon;
+    struct set set;
+    cudaStream_t stream = NULL;
+    attnd_ticket ticket = 0;
+    CU(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    service_start(&daemon);
+    struct attnd *client = service_open(&daemon);
+    set_alloc(&set, &huge);
+    set_fill(&set, stream, 1);
+    OK(set_forward(&set, client, stream, &ticket));
+    OK(attnd_wait(client, ticket, ATTND_FOREVER));
+    uint64_t begin = device_now_ns();
+    for (int i = 0; i < CALLS; i++) {
+        OK(set_forward(&set, client, stream, NULL));
+    }
+    CU(cudaStreamSynchronize(stream));
+    double ordered = (double)(device_now_ns() - begin) * 1e-9 / CALLS;
+    (void)printf(
+        "  large calls: %.1f ms each, %.0f TFLOP/s\n", ordered * 1e3, flops / ordered * 1e-12);
+    CHECK(ordered < 1);
+    attnd_close(client);
+    service_stop(&daemon);
+}
+
 const struct service_test service_load_tests[] = {
     {"load_eight_trainers", eight_trainers, false},
     {"load_opening_and_closing_leaves_nothing", opening_and_closing_leaves_nothing, false},
     {"load_latency", latency, false},
+    {"load_large_calls", large_calls, false},
     {NULL, NULL, false},
 };
