@@ -86,7 +86,7 @@ static const struct sm80_kernel *forward_kernel_at(size_t index)
         &sm80_padding_forward,
         &sm80_padding_backward,
     };
-    size_t kinds = 2 * SCORE_KINDS;
+    size_t kinds = sizeof(forward_kernels[0]->kernel) / sizeof(forward_kernels[0]->kernel[0][0]);
 
     if (index < SM80_WIDTHS * kinds) {
         return &forward_kernels[index / kinds]->kernel[index % 2][index / 2 % SCORE_KINDS];
