@@ -36,11 +36,11 @@ static const char names[1024];
             KINDS(n), KINDS((n) + 3) \
         }                            \
     }
-#define BACKWARD(n)                                                                       \
-    {                                                                                     \
-        .columns = {{KINDS(n), KINDS((n) + 3)}},                                          \
-        .rows = {{KERNEL((n) + 6), KERNEL((n) + 7)}, {KERNEL((n) + 8), KERNEL((n) + 9)}}, \
-        .dbias = {KERNEL((n) + 10), KERNEL((n) + 11)},                                    \
+#define BACKWARD(n)                                                                            \
+    {                                                                                          \
+        .columns = {{KINDS(n), KINDS((n) + 3)}},                                               \
+        .rows = {{KERNEL((n) + 6), KERNEL((n) + 7)}, {KERNEL((n) + 8), KERNEL((n) + 9)}},      \
+        .dbias = {{KERNEL((n) + 10), KERNEL((n) + 11)}, {KERNEL((n) + 12), KERNEL((n) + 13)}}, \
     }
 
 const struct sm80_kernels sm80_forward_d32 = FORWARD(0);
