@@ -2,10 +2,19 @@
 
 #include <string.h>
 
+#define MIB (UINT64_C(1) << 20)
+#define CPU_WORKSPACE_BYTES (256 * MIB)
+#define CUDA_WORKSPACE_BYTES (2048 * MIB) /* gradients of 16,384 rows of 2,048 take 140 MiB */
+
+static uint64_t workspace_bytes(const struct config *config, uint64_t usual)
+{
+    return config->workspace_bytes > 0 ? config->workspace_bytes : usual;
+}
+
 static struct backend *open_cpu(const struct config *config, struct wire_error *error)
 {
     struct backend *backend =
-        backend_cpu_create((unsigned)config->threads, config->workspace_bytes);
+        backend_cpu_create((unsigned)config->threads, workspace_bytes(config, CPU_WORKSPACE_BYTES));
     if (backend == NULL) {
         (void)wire_fail(
             error, WIRE_RESOURCE_EXHAUSTED, "there are no threads, or no memory for the workspace");
@@ -24,7 +33,7 @@ static struct backend *open_cuda(const struct config *config, struct wire_error 
     } else if (strncmp(name, CUDA_PREFIX, strlen(CUDA_PREFIX)) == 0) {
         name += strlen(CUDA_PREFIX);
     }
-    return backend_cuda_create(name, config->workspace_bytes, error);
+    return backend_cuda_create(name, workspace_bytes(config, CUDA_WORKSPACE_BYTES), error);
 }
 #else
 static struct backend *open_cuda(const struct config *config, struct wire_error *error)

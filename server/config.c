@@ -293,8 +293,8 @@ static const struct config_option options[] = {
         "Memory that all clients of a user share; 0 (the default): 64G, with a GPU 1T",
         parse_optional_size, FIELD(region_bytes_per_uid), 4096, 1024 * TIB},
     {"limits", "workspace", "SIZE",
-        "Scratch memory of all requests that run at a time, on the device (256M)", parse_size,
-        FIELD(workspace_bytes), 64 * KIB, 1024 * TIB},
+        "Scratch memory of all requests that run at a time; 0 (the default): 256M, with a GPU 2G",
+        parse_optional_size, FIELD(workspace_bytes), 64 * KIB, 1024 * TIB},
     {"access", "allow-uid", "LIST",
         "Users who may connect, besides the daemon's own and root; names or numbers", parse_users,
         FIELD(allow_uids), 0, 0},
@@ -385,7 +385,6 @@ void config_init(struct config *config)
         .in_flight = 64,
         .max_plans = 256,
         .max_regions = 256,
-        .workspace_bytes = 256 * MIB,
     };
 }
 

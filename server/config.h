@@ -35,7 +35,7 @@ struct config {
     uint64_t max_regions;
     uint64_t region_bytes;         /* 0: as much as suits the device */
     uint64_t region_bytes_per_uid; /* 0: likewise */
-    uint64_t workspace_bytes;      /* of all requests that run at a time */
+    uint64_t workspace_bytes;      /* of all requests that run at a time; 0: by device */
 
     uint64_t any_ipc_user;        /* 0 or 1 */
     struct config_ids allow_uids; /* both empty: the group of the directory */

@@ -112,7 +112,7 @@ Test(config, a_bad_file_is_refused_with_the_line_and_the_reason)
         {"[limits]\nmax-sessions =\n", 2, "not a number"},
         {"[limits]\nmax-sessions = 99999999999999999999999\n", 2, "not a number"},
         {"[limits]\nregion-bytes = 5X\n", 2, "not a number of bytes"},
-        {"[limits]\nworkspace = 0\n", 2, "must be 65536 to"},
+        {"[limits]\nworkspace = 1K\n", 2, "must be 65536 to"},
         {"[limits]\nregion-bytes = 5MB\n", 2, "not a number of bytes"},
         {"[limits]\nregion-bytes = 99999999999T\n", 2, "not a number of bytes"},
         {"[limits]\nregion-bytes = 1\n", 2, "must be 4096 to"},

@@ -210,7 +210,8 @@ static const struct backend_ops ops = {
 struct backend *backend_open(const struct config *config, struct wire_error *error)
 {
     struct fake *fake = calloc(1, sizeof *fake);
-    struct backend *cpu = backend_cpu_create((unsigned)config->threads, config->workspace_bytes);
+    struct backend *cpu = backend_cpu_create((unsigned)config->threads,
+        config->workspace_bytes > 0 ? config->workspace_bytes : UINT64_C(256) << 20);
     if (!fake || !cpu) {
         (void)wire_fail(error, WIRE_RESOURCE_EXHAUSTED, "no memory");
         return NULL;
