@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 for tool in clang-format-14 clang-format; do
     if [[ $($tool --version 2>/dev/null) == *'version 14.'* ]]; then
         find client proto server kernels tests -type f \( -name '*.[ch]' -o -name '*.cu' \
-            -o -name '*.cuh' \) -print0 | xargs -0 "$tool" --dry-run -Werror --ferror-limit=3
+            -o -name '*.cuh' -o -name '*.cpp' \) -print0 | xargs -0 "$tool" --dry-run -Werror --ferror-limit=3
         echo "format: all as clang-format formats it"
         exit 0
     fi

@@ -183,6 +183,22 @@ static void draw_values(struct trial_rng *rng, struct trial_spec *spec)
     spec->scale = trial_chance(rng, 8) ? -0.7F * usual : usual;
 }
 
+/* Half of what begins at whole copies has rows of whole copies as well. */
+static void draw_alignment(struct trial_rng *rng, struct trial_spec *spec)
+{
+    spec->aligned = trial_chance(rng, 2);
+    if (!spec->aligned || trial_chance(rng, 2)) {
+        return;
+    }
+    spec->head_dim_qk = (spec->head_dim_qk + 7) / 8 * 8;
+    spec->head_dim_v = (spec->head_dim_v + 7) / 8 * 8;
+    for (enum tensor_id id = 0; id < TENSOR_COUNT; id++) {
+        if (spec->layout[id] == TRIAL_PADDED) {
+            spec->layout[id] = TRIAL_COMPACT;
+        }
+    }
+}
+
 static struct draw draw_one(bool flash, uint64_t seed, uint64_t number)
 {
     struct trial_rng rng = {seed * UINT64_C(0xD1342543DE82EF95) + number};
@@ -205,7 +221,7 @@ static struct draw draw_one(bool flash, uint64_t seed, uint64_t number)
     draw.lse = draw.direction == ATTN_BACKWARD || trial_chance(&rng, 2);
     draw.workers = (unsigned)trial_range(&rng, 1, 4);
     draw.tiles_per_launch = trial_chance(&rng, 3) ? (uint64_t)trial_range(&rng, 1, 5) : 0;
-    spec->aligned = trial_chance(&rng, 2);
+    draw_alignment(&rng, spec);
     return draw;
 }
 
