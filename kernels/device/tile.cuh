@@ -89,14 +89,12 @@ struct tile_share {
     static_assert(Rows % step == 0 && step % 8 == 0, "every thread copies as much");
 };
 
-/* What a thread copies of a tile. Made before a barrier, it lets copies begin right behind that. */
+/* What a thread copies of a tile that exists wholly. Made before a barrier, it lets copies begin right
+ * behind that. */
 struct tile_cursor {
     const char *at; /* its first chunk */
     int64_t stride; /* of rows, in elements */
-    int rows;       /* from its first on, that exist */
-    int columns;
-    bool whole;   /* all of the tile exists */
-    bool aligned; /* as the rows are */
+    bool whole;     /* all of the tile exists, and begins where copies may */
 };
 
 template <int Rows, int Width, int Threads>
@@ -108,16 +106,14 @@ PTX_FUNCTION struct tile_cursor tile_cursor_of(const struct tile_rows &rows)
     struct tile_cursor cursor;
     cursor.at = rows.first + (row * rows.stride + column) * 2;
     cursor.stride = rows.stride;
-    cursor.rows = rows.rows - row;
-    cursor.columns = rows.columns - column;
-    cursor.whole = rows.rows >= Rows && rows.columns == Width;
-    cursor.aligned = rows.aligned;
+    cursor.whole = rows.aligned && rows.rows >= Rows && rows.columns == Width;
     return cursor;
 }
 
-/* Whole: every chunk exists. */
+/* Whole: every chunk exists; else `rows` and `columns` do, from the thread's first chunk on. */
 template <int Rows, int Width, int Threads, bool Whole>
-PTX_FUNCTION void tile_load_chunks(uint32_t shared, const struct tile_cursor &cursor)
+PTX_FUNCTION void tile_load_chunks(
+    uint32_t shared, const struct tile_cursor &cursor, int rows, int columns)
 {
     typedef struct tile<Rows, Width> place;
     static const int step = tile_share<Rows, Width, Threads>::step;
@@ -126,10 +122,9 @@ PTX_FUNCTION void tile_load_chunks(uint32_t shared, const struct tile_cursor &cu
     const char *at = cursor.at;
 #pragma unroll
     for (int i = 0; i < Rows / step; i++) {
-        bool exists = i * step < cursor.rows;
 #pragma unroll
         for (int page = 0; page < Width / place::page_columns; page++) {
-            int left = exists ? cursor.columns - page * place::page_columns : 0;
+            int left = i * step < rows ? columns - page * place::page_columns : 0;
             uint32_t bytes = left >= 8 ? 16U : left > 0 ? (uint32_t)left * 2 : 0U;
             /* Where nothing is read, the address may be any. */
             ptx_copy_16(to + (uint32_t)(page * place::page_bytes + i * step * place::row_bytes),
@@ -140,43 +135,45 @@ PTX_FUNCTION void tile_load_chunks(uint32_t shared, const struct tile_cursor &cu
 }
 
 template <int Rows, int Width, int Threads>
-PTX_FUNCTION void tile_load_elements(char *shared, const struct tile_cursor &cursor)
+PTX_FUNCTION void tile_load_elements(char *shared, const struct tile_rows &from)
 {
     typedef struct tile<Rows, Width> place;
-    int first_row = (int)(ptx_thread() / place::chunks);
-    int first_column = (int)(ptx_thread() % place::chunks) * 8;
 #pragma unroll 1
     for (int number = (int)ptx_thread(); number < Rows * Width / 2; number += Threads) {
-        int row = number / (Width / 2) - first_row; /* relative to the cursor's */
-        int column = number % (Width / 2) * 2 - first_column;
-        int left = row < cursor.rows ? cursor.columns - column : 0;
+        int row = number / (Width / 2);
+        int column = number % (Width / 2) * 2;
+        int left = row < from.rows ? from.columns - column : 0;
         const uint16_t *source =
-            (const uint16_t *)(const void *)cursor.at + row * cursor.stride + column;
+            (const uint16_t *)(const void *)from.first + row * from.stride + column;
         uint32_t low = left > 0 ? source[0] : 0U;
         uint32_t high = left > 1 ? source[1] : 0U;
-        *(uint32_t *)(void *)(shared + place::offset(first_row + row, first_column + column)) =
-            high << 16 | low;
+        *(uint32_t *)(void *)(shared + place::offset(row, column)) = high << 16 | low;
     }
 }
 
-/* Starts to copy a tile; what does not exist becomes 0. All Threads of the block. The copies that are
- * not aligned are complete after the block's next barrier, the others as ptx_copy_wait() says. */
+/* Starts to copy a tile, of `all` from `row` on, of which the cursor is; what does not exist becomes 0.
+ * All Threads of the block. The copies that are not aligned are complete after the block's next
+ * barrier, the others as ptx_copy_wait() says. */
 template <int Rows, int Width, int Threads>
-PTX_FUNCTION void tile_load(char *shared, const struct tile_cursor &cursor)
+PTX_FUNCTION void tile_load(
+    char *shared, const struct tile_cursor &cursor, const struct tile_rows &all, int32_t row)
 {
-    if (!cursor.aligned) {
-        tile_load_elements<Rows, Width, Threads>(shared, cursor);
-    } else if (cursor.whole) {
-        tile_load_chunks<Rows, Width, Threads, true>(ptx_shared_address(shared), cursor);
+    typedef struct tile<Rows, Width> place;
+    if (cursor.whole) {
+        tile_load_chunks<Rows, Width, Threads, true>(ptx_shared_address(shared), cursor, 0, 0);
+    } else if (all.aligned) {
+        tile_load_chunks<Rows, Width, Threads, false>(ptx_shared_address(shared), cursor,
+            all.rows - row - (int)(ptx_thread() / place::chunks),
+            all.columns - (int)(ptx_thread() % place::chunks) * 8);
     } else {
-        tile_load_chunks<Rows, Width, Threads, false>(ptx_shared_address(shared), cursor);
+        tile_load_elements<Rows, Width, Threads>(shared, tile_rows_from(all, row));
     }
 }
 
 template <int Rows, int Width, int Threads>
 PTX_FUNCTION void tile_load(char *shared, const struct tile_rows &from)
 {
-    tile_load<Rows, Width, Threads>(shared, tile_cursor_of<Rows, Width, Threads>(from));
+    tile_load<Rows, Width, Threads>(shared, tile_cursor_of<Rows, Width, Threads>(from), from, 0);
 }
 
 template <int Rows, int Width, int Threads>

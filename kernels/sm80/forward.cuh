@@ -253,9 +253,6 @@ PTX_FUNCTION void forward_steps(
     char *queries = ptx_shared_memory();
     char *keys = queries + shape::queries::bytes;
     char *values = keys + shape::places::bytes;
-    int32_t warp_row = (int32_t)(ptx_thread() / 32) * 16 * M;
-    uint32_t warp_queries =
-        ptx_shared_address(queries) + (uint32_t)(warp_row * shape::queries::row_bytes);
     int32_t step = block.last_step;
     if (step < block.first_step) {
         return;
@@ -272,15 +269,20 @@ PTX_FUNCTION void forward_steps(
             tile_cursor_of<shape::keys, Width, shape::threads>(tile_rows_from(block.v, column));
         ptx_copy_wait<0>();
         ptx_barrier(); /* K is there, and nobody reads the last V any more */
-        tile_load<shape::keys, Width, shape::threads>(values, next);
+        tile_load<shape::keys, Width, shape::threads>(values, next, block.v, column);
         ptx_copy_commit();
-        forward_products<Width, Kind, Bf16>(warp_queries, ptx_shared_address(keys), s);
+        /* Anew in each step: it would take the register that products of 128 columns lack. */
+        int32_t warp_row = (int32_t)(ptx_opaque(ptx_thread()) / 32) * 16 * M;
+        forward_products<Width, Kind, Bf16>(
+            ptx_shared_address(queries) + (uint32_t)(warp_row * shape::queries::row_bytes),
+            ptx_shared_address(keys), s);
         next = tile_cursor_of<shape::keys, Width, shape::threads>(
             tile_rows_from(block.k, column - shape::keys));
         ptx_copy_wait<0>();
         ptx_barrier(); /* V is there, and nobody reads K any more */
         if (step > block.first_step) {
-            tile_load<shape::keys, Width, shape::threads>(keys, next);
+            tile_load<shape::keys, Width, shape::threads>(
+                keys, next, block.k, column - shape::keys);
             ptx_copy_commit();
         }
         int32_t row = block.row + warp_row;
