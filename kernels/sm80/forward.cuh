@@ -40,9 +40,11 @@ struct forward_shape {
     static const int blocks =
         Width <= (plain ? 128 : 64) ? 2 : 1; /* of a multiprocessor, at least */
     static const int rows = 128;
-    static const int keys = plain && Width <= 64    ? 128
-                            : plain || Width <= 192 ? 64
-                                                    : 32;
+    /* As many as leave no register short, those for bias that is under way included. */
+    static const int narrow = Width == 32 || Width == 256 ? 32 : 64;
+    static const int keys = !plain        ? narrow
+                            : Width <= 64 ? 128
+                                          : 64;
     static const int m = rows / warps / 16; /* accumulator fragments of a warp */
     static const int n = keys / 8;
     static const int d = Width / 8;
