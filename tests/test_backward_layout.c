@@ -153,3 +153,36 @@ Test(backward_layout, a_vectors_gradient_has_sums_of_its_side)
     cr_expect_eq(layout.dq, layout.bias, "a matrix needs no sums");
     cr_expect_eq(backward_dbias_blocks(&problem, LENGTHS_QUERIES), 2);
 }
+
+Test(backward_layout, blocks_of_keys_write_what_is_nothing_but_ds)
+{
+    float number;
+    static const int32_t offsets[1] = {0};
+    struct attn_problem problem = dense_problem();
+
+    cr_expect_not(backward_dbias_direct(&problem), "no dbias");
+    problem.bias.data = &number;
+    problem.dbias.data = &number;
+    problem.bias_dtype = problem.dtype;
+    cr_expect(backward_dbias_direct(&problem));
+
+    struct attn_problem other = problem;
+    other.bias_dtype = ATTN_FP32;
+    cr_expect_not(backward_dbias_direct(&other), "ds is rounded to the dtype");
+    other = problem;
+    other.softcap = 1;
+    cr_expect_not(backward_dbias_direct(&other), "ds has the derivative of the cap");
+    other = problem;
+    other.dropout_threshold = 1;
+    cr_expect_not(backward_dbias_direct(&other), "ds is not scaled");
+    other = problem;
+    other.lengths.cu_seqlens_k = offsets;
+    cr_expect_not(backward_dbias_direct(&other), "no block owns keys beyond a sequence");
+    other = problem;
+    other.bias_broadcast[0] = true;
+    cr_expect_not(backward_dbias_direct(&other), "a sum of batches");
+    other.batch = 1;
+    cr_expect(backward_dbias_direct(&other), "a sum of one batch");
+    other.bias_broadcast[1] = true;
+    cr_expect_not(backward_dbias_direct(&other), "a sum of heads");
+}

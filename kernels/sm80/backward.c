@@ -95,7 +95,7 @@ static uint64_t dbias_tiles(const struct attn_problem *problem)
     bool one_batch = matrix && problem->bias_broadcast[0];
     bool one_head = matrix && problem->bias_broadcast[1];
 
-    if (kind == BACKWARD_DBIAS_NONE) {
+    if (kind == BACKWARD_DBIAS_NONE || backward_dbias_direct(problem)) {
         return 0;
     }
     return (one_batch ? 1 : (uint64_t)problem->batch) *

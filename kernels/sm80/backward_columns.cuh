@@ -26,6 +26,9 @@ struct columns_walk {
     int64_t stats_head;
     float *dq; /* NULL: others make dq */
     int64_t dq_head;
+    char *dbias; /* of the group's first head, from the sequence's first query on; NULL: others' */
+    int64_t dbias_head;
+    int64_t dbias_row;
     struct score_head score; /* of the step's head */
 };
 
@@ -66,6 +69,12 @@ struct columns_shape {
     static const int bytes = walk + (int)sizeof(struct columns_walk);
 };
 
+/* Opaque: else what each product makes of it would be kept in registers meanwhile. */
+PTX_FUNCTION int columns_warp(void)
+{
+    return (int)(ptx_opaque(ptx_thread()) / 32);
+}
+
 /* Where in its walk a block is. */
 struct columns_step {
     int32_t head; /* of the group */
@@ -89,11 +98,23 @@ PTX_FUNCTION struct columns_step columns_next(
     return step;
 }
 
-PTX_FUNCTION void columns_set_score(
+PTX_FUNCTION struct score_head columns_score_of(
+    const struct columns_walk &walk, const struct attn_problem &problem, int32_t head)
+{
+    return score_head_of(problem, walk.batch, walk.kv_head * walk.heads + head, walk.queries.length,
+        walk.keys.length);
+}
+
+/* Of another head of the group: what it does not share with the others, since there are no registers
+ * for more. */
+PTX_FUNCTION void columns_next_score(
     struct columns_walk &walk, const struct attn_problem &problem, int32_t head)
 {
-    walk.score = score_head_of(problem, walk.batch, walk.kv_head * walk.heads + head,
-        walk.queries.length, walk.keys.length);
+    struct score_head score = columns_score_of(walk, problem, head);
+    walk.score.slope = score.slope;
+    walk.score.bias = score.bias;
+    walk.score.bias_pairs = score.bias_pairs;
+    walk.score.dropout.head = score.dropout.head;
 }
 
 /* All of the group's heads: they are aligned alike, or not treated as such. */
@@ -127,6 +148,19 @@ PTX_FUNCTION void columns_find(struct columns_walk &walk, const struct device_it
                   : backward_dq_sums(item, walk.queries, walk.batch, (int32_t)head);
 }
 
+PTX_FUNCTION void columns_find_dbias(struct columns_walk &walk, const struct attn_problem &problem)
+{
+    const struct attn_view &view = problem.dbias;
+    int64_t head = walk.kv_head * walk.heads;
+    walk.dbias = NULL;
+    walk.dbias_head = view.head_stride;
+    walk.dbias_row = view.row_stride;
+    if (backward_dbias_direct(&problem)) {
+        walk.dbias = (char *)view.data +
+                     (view.batch_stride * walk.batch + view.head_stride * head + walk.key) * 2;
+    }
+}
+
 template <class Shape>
 PTX_FUNCTION void columns_begin(struct columns_walk &walk, const struct device_place &place)
 {
@@ -144,8 +178,9 @@ PTX_FUNCTION void columns_begin(struct columns_walk &walk, const struct device_p
     walk.kv_head = (int32_t)((int64_t)place.tile / blocks);
     walk.queries = lengths_sequence_of(problem, item.workspace, LENGTHS_QUERIES, found.batch);
     walk.keys = lengths_sequence_of(problem, item.workspace, LENGTHS_KEYS, found.batch);
-    columns_set_score(walk, *problem, 0);
+    walk.score = columns_score_of(walk, *problem, 0);
     columns_find(walk, item);
+    columns_find_dbias(walk, *problem);
 
     int32_t last =
         walk.key + Shape::keys < walk.keys.length ? walk.key + Shape::keys : walk.keys.length;
@@ -194,13 +229,14 @@ PTX_FUNCTION void columns_scores(
     static const bool capped = Kind == SCORE_GENERAL;
     typedef backward_a<Shape::queries, Width> of_queries;
     typedef backward_b<Shape::keys, Width> of_keys;
-    int warp = (int)(ptx_thread() / 32);
+    int warp = columns_warp();
     int row = warp % Shape::score_warps * (16 * Shape::score_m);
     int column = warp / Shape::score_warps * (8 * Shape::score_n);
     uint32_t keys = ptx_shared_address(shared);
     int64_t head = walk.stats_head * step.head;
-    struct backward_stats<Shape::score_m> stats = backward_stats_of<Shape::score_m>(
-        walk.lse + head, walk.delta + head, step.row + row, walk.queries.length);
+    struct backward_stats<Shape::score_m> stats;
+    backward_load_lse(stats, walk.lse + head, step.row + row, walk.queries.length);
+    backward_load_delta(stats, walk.delta + head, step.row + row, walk.queries.length);
     float p[Shape::score_m][Shape::score_n][4];
     float ds[Shape::score_m][Shape::score_n][4];
     float cap[capped ? Shape::score_m : 1][capped ? Shape::score_n : 1][4];
@@ -225,13 +261,25 @@ PTX_FUNCTION void columns_scores(
     backward_put<Bf16, Shape::queries, Shape::keys>(shared + Shape::ds, row, column, ds, 1.0F);
 }
 
+/* Adds the transpose of a tile of scores times a tile of the step's rows. */
+template <int Width, bool Bf16, class Shape>
+PTX_FUNCTION void columns_multiply(
+    float (&sum)[Shape::key_m][Shape::key_n][4], uint32_t scores, uint32_t rows)
+{
+    int warp = columns_warp();
+    backward_multiply<Bf16, backward_a_transposed<Shape::queries, Shape::keys>,
+        backward_b_transposed<Shape::queries, Width, 8 * Shape::key_n>, Shape::queries>(sum, scores,
+        warp % Shape::key_warps * (16 * Shape::key_m), rows,
+        warp / Shape::key_warps * (8 * Shape::key_n));
+}
+
 /* Adds ds k to the sums of dq: element e of lane l of a fragment is number 32 e + l, so that a warp
  * adds to neighbours. */
 template <int Width, bool Bf16, class Shape>
 PTX_FUNCTION void columns_add_dq(
     const struct columns_walk &walk, struct columns_step step, uint32_t shared)
 {
-    int warp = (int)(ptx_thread() / 32);
+    int warp = columns_warp();
     int row = warp % Shape::query_warps * (16 * Shape::query_m);
     int column = warp / Shape::query_warps * (8 * Shape::query_n);
     float sum[Shape::query_m][Shape::query_n][4];
@@ -258,12 +306,71 @@ PTX_FUNCTION void columns_add_dq(
     }
 }
 
+/* The block's columns of a head's dbias, from a query on. */
+PTX_FUNCTION struct tile_rows columns_dbias_rows(
+    const struct columns_walk &walk, int32_t head, int32_t row)
+{
+    struct tile_rows rows;
+    rows.first = walk.dbias + (walk.dbias_head * head + walk.dbias_row * row) * 2;
+    rows.stride = walk.dbias_row;
+    rows.rows = walk.queries.extent - row;
+    rows.columns = walk.keys.extent - walk.key;
+    rows.aligned = (uintptr_t)rows.first % 16 == 0 && walk.dbias_row % 8 == 0;
+    return rows;
+}
+
+/* A step's ds, without many registers: they are all taken. */
+template <class Shape>
+PTX_FUNCTION void columns_store_dbias(
+    const struct columns_walk &walk, struct columns_step step, const char *shared)
+{
+    typedef struct tile<Shape::queries, Shape::keys> place;
+    struct tile_rows to = columns_dbias_rows(walk, step.head, step.row);
+#pragma unroll 1
+    for (int i = (int)ptx_thread(); i < Shape::queries * Shape::keys / 8; i += Shape::threads) {
+        int row = i / (Shape::keys / 8);
+        int column = i % (Shape::keys / 8) * 8;
+        const char *from = shared + place::offset(row, column);
+        char *target = to.first + (row * to.stride + column) * 2;
+        if (row < to.rows && to.aligned && column + 8 <= to.columns) {
+            ptx_store_16(target, ptx_load_16(from));
+            continue;
+        }
+#pragma unroll 1
+        for (int c = 0; c < 8 && row < to.rows && column + c < to.columns; c++) {
+            ((uint16_t *)target)[c] = ((const uint16_t *)from)[c];
+        }
+    }
+}
+
+/* Sets what no step writes to 0. */
+template <class Shape>
+PTX_FUNCTION void columns_clear_dbias(const struct columns_walk &walk)
+{
+    int32_t first = walk.row < walk.end ? walk.row : 0;
+    int32_t end = walk.row < walk.end ? first + (walk.end - first + Shape::queries - 1) /
+                                                    Shape::queries * Shape::queries
+                                      : 0;
+    for (int32_t head = 0; head < walk.heads; head++) {
+        struct tile_rows rows = columns_dbias_rows(walk, head, 0);
+        int column = (int)ptx_thread() % Shape::keys;
+        int32_t row = (int)ptx_thread() / Shape::keys;
+        for (; row < rows.rows && column < rows.columns; row += Shape::threads / Shape::keys) {
+            row = row >= first && row < end ? end + (row - first) % (Shape::threads / Shape::keys)
+                                            : row;
+            if (row < rows.rows) {
+                ((uint16_t *)rows.first)[row * rows.stride + column] = 0;
+            }
+        }
+    }
+}
+
 /* The block's rows of a gradient, through a tile of shared memory. */
 template <int Width, bool Bf16, class Shape>
 PTX_FUNCTION void columns_store(const struct columns_walk &walk, const struct attn_view &view,
     int columns, float factor, const float (&sum)[Shape::key_m][Shape::key_n][4], char *shared)
 {
-    int warp = (int)(ptx_thread() / 32);
+    int warp = columns_warp();
 
     ptx_barrier(); /* before: others may still read what lies there */
     backward_put<Bf16, Shape::keys, Width>(shared, warp % Shape::key_warps * (16 * Shape::key_m),
@@ -283,8 +390,6 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, columns_shape<Width, 
     backward_columns(const __grid_constant__ struct device_group group)
 {
     typedef struct columns_shape<Width, Kind> shape;
-    typedef backward_a_transposed<shape::queries, shape::keys> of_scores;
-    typedef backward_b_transposed<shape::queries, Width, 8 * shape::key_n> of_queries;
     char *shared = ptx_shared_memory();
     struct columns_walk &walk = *(struct columns_walk *)(shared + shape::walk);
     if (ptx_thread() == 0) {
@@ -295,9 +400,6 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, columns_shape<Width, 
         return;
     }
     uint32_t address = ptx_shared_address(shared);
-    int warp = (int)(ptx_thread() / 32);
-    int key = warp % shape::key_warps * (16 * shape::key_m);
-    int column = warp / shape::key_warps * (8 * shape::key_n);
     float dk[shape::key_m][shape::key_n][4];
     float dv[shape::key_m][shape::key_n][4];
     backward_clear(dk);
@@ -324,25 +426,29 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, columns_shape<Width, 
         columns_scores<Width, Kind, Bf16, shape>(walk, step, shared, q);
         ptx_barrier(); /* p and ds are there, and nobody reads this head's score */
         if (next.head != step.head && more && ptx_thread() == 0) {
-            columns_set_score(walk, columns_problem(group), next.head);
+            columns_next_score(walk, columns_problem(group), next.head);
         }
-        backward_multiply<Bf16, of_scores, of_queries, shape::queries>(
-            dk, address + shape::ds, key, q, column);
+        columns_multiply<Width, Bf16, shape>(dk, address + shape::ds, q);
         if (shape::stages == 1 && more) {
             ptx_barrier(); /* nobody reads q */
             columns_load_q<Width, shape>(walk, next, shared + shape::q);
         }
-        backward_multiply<Bf16, of_scores, of_queries, shape::queries>(
-            dv, address + shape::p, key, q + shape::query_bytes, column);
+        columns_multiply<Width, Bf16, shape>(dv, address + shape::p, q + shape::query_bytes);
         if (shape::stages == 1 && more) {
             ptx_barrier(); /* nobody reads dout */
             columns_load_dout<Width, shape>(walk, next, shared + shape::q);
+        }
+        if (Kind != SCORE_PLAIN && walk.dbias != NULL) {
+            columns_store_dbias<shape>(walk, step, shared + shape::ds);
         }
         if (walk.dq != NULL) {
             columns_add_dq<Width, Bf16, shape>(walk, step, address);
         }
         place = shape::q + shape::other_q - place;
         step = next;
+    }
+    if (Kind != SCORE_PLAIN && walk.dbias != NULL) {
+        columns_clear_dbias<shape>(walk);
     }
     const struct attn_problem &problem = columns_problem(group);
     float kept = backward_kept_scale(problem);

@@ -181,8 +181,9 @@ PTX_FUNCTION void dbias_add(const struct dbias_step &step, uint32_t stage, float
     typedef backward_a<shape::queries, Width> of_queries;
     typedef backward_b<shape::keys, Width> of_keys;
     int first = (int)(ptx_thread() / 32) * 16;
-    struct backward_stats<1> stats =
-        backward_stats_of<1>(step.lse, step.delta, step.query + first, step.queries.length);
+    struct backward_stats<1> stats;
+    backward_load_lse(stats, step.lse, step.query + first, step.queries.length);
+    backward_load_delta(stats, step.delta, step.query + first, step.queries.length);
     float p[1][N][4];
     float ds[1][N][4];
     float cap[1][1][4];

@@ -83,6 +83,18 @@ BACKWARD_FUNCTION enum backward_dbias backward_dbias_of(const struct attn_proble
     return problem->bias_broadcast[2] ? BACKWARD_DBIAS_KEYS : BACKWARD_DBIAS_MATRIX;
 }
 
+/* Whether the blocks that own keys write the gradient of the bias, because each of its elements is one
+ * element of ds as they round it, and they have all of them. */
+BACKWARD_FUNCTION bool backward_dbias_direct(const struct attn_problem *problem)
+{
+    return backward_dbias_of(problem) == BACKWARD_DBIAS_MATRIX &&
+           problem->bias_dtype == problem->dtype && problem->softcap == 0 &&
+           problem->dropout_threshold == 0 && !lengths_packed(problem, LENGTHS_QUERIES) &&
+           !lengths_packed(problem, LENGTHS_KEYS) &&
+           (!problem->bias_broadcast[0] || problem->batch == 1) &&
+           (!problem->bias_broadcast[1] || problem->heads_q == 1);
+}
+
 /* Blocks of a side in the gradient of a bias; 1 for the side that a vector's tiles walk over. Packed
  * sequences have as many as the longest, since the gradient has all elements for each. */
 BACKWARD_FUNCTION int64_t backward_dbias_blocks(

@@ -66,23 +66,35 @@ struct backward_stats {
     float delta[M][2];
 };
 
-/* row: the warp's first. Queries that do not exist have probability 0, as those that see nothing. */
+/* row: the warp's first; of queries that do not exist it is `missing`. */
 template <int M>
-PTX_FUNCTION struct backward_stats<M> backward_stats_of(
-    const float *lse, const float *delta, int32_t row, int32_t queries) {
-    struct backward_stats<M> stats;
+PTX_FUNCTION void backward_load_stat(
+    float (&stat)[M][2], const float *from, int32_t row, int32_t queries, float missing)
+{
     int lane = (int)ptx_thread() & 31;
 #pragma unroll
     for (int m = 0; m < M; m++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int32_t i = row + 16 * m + lane / 4 + 8 * half;
-            bool exists = i < queries;
-            stats.lse[m][half] = exists ? lse[i] : ptx_float_of_bits(0x7f800000U);
-            stats.delta[m][half] = exists ? delta[i] : 0.0F;
+            stat[m][half] = i < queries ? from[i] : missing;
         }
     }
-    return stats;
+}
+
+/* Queries that do not exist have probability 0, as those that see nothing. */
+template <int M>
+PTX_FUNCTION void backward_load_lse(
+    struct backward_stats<M> &stats, const float *lse, int32_t row, int32_t queries)
+{
+    backward_load_stat(stats.lse, lse, row, queries, ptx_float_of_bits(0x7f800000U));
+}
+
+template <int M>
+PTX_FUNCTION void backward_load_delta(
+    struct backward_stats<M> &stats, const float *delta, int32_t row, int32_t queries)
+{
+    backward_load_stat(stats.delta, delta, row, queries, 0.0F);
 }
 
 /* -- products ------------------------------------------------------------------------------------- */

@@ -190,10 +190,12 @@ static __global__ void __launch_bounds__(BACKWARD_ROW_THREADS)
     struct rows_walk walk = rows_walk_of<Width>(item, place, score);
     struct backward_layout layout = backward_layout_of(&problem);
     int first = (int)(ptx_thread() / 32) * 16;
-    struct backward_stats<1> stats =
-        backward_stats_of<1>((const float *)(item.workspace + layout.lse) + place.at,
-            (const float *)(item.workspace + layout.delta) + place.at, first,
-            place.queries.length - place.row);
+    int32_t queries = place.queries.length - place.row;
+    struct backward_stats<1> stats;
+    backward_load_lse(
+        stats, (const float *)(item.workspace + layout.lse) + place.at, first, queries);
+    backward_load_delta(
+        stats, (const float *)(item.workspace + layout.delta) + place.at, first, queries);
     char *shared = ptx_shared_memory();
     uint32_t address = ptx_shared_address(shared);
     float dq[1][Width / 8][4];
