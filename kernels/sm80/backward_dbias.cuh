@@ -342,7 +342,7 @@ PTX_FUNCTION void dbias_store_keys(float *to, int32_t keys, const struct dbias_p
 }
 
 template <int Width, enum score_kind Kind, bool Bf16>
-static __global__ void __launch_bounds__(BACKWARD_ROW_THREADS)
+static __global__ void __launch_bounds__(BACKWARD_ROW_THREADS, 2)
     backward_dbias_own(const __grid_constant__ struct device_group group)
 {
     typedef struct dbias_shape<Width> shape;
