@@ -178,10 +178,15 @@ PTX_FUNCTION void columns_begin(struct columns_walk &walk, const struct device_p
     walk.kv_head = (int32_t)((int64_t)place.tile / blocks);
     walk.queries = lengths_sequence_of(problem, item.workspace, LENGTHS_QUERIES, found.batch);
     walk.keys = lengths_sequence_of(problem, item.workspace, LENGTHS_KEYS, found.batch);
-    walk.score = columns_score_of(walk, *problem, 0);
     columns_find(walk, item);
     columns_find_dbias(walk, *problem);
+    walk.row = 0;
+    walk.end = 0;
+    if (walk.heads == 0) { /* and slopes without an element to read */
+        return;
+    }
 
+    walk.score = columns_score_of(walk, *problem, 0);
     int32_t last =
         walk.key + Shape::keys < walk.keys.length ? walk.key + Shape::keys : walk.keys.length;
     walk.row = score_first_query(walk.score, walk.key) / Shape::queries * Shape::queries;
