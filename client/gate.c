@@ -118,11 +118,24 @@ static ssize_t receive_packet(int socket, void *bytes, size_t capacity, int64_t 
     }
 }
 
+/* Late replies are told apart by their numbers: the lowest bit is set where a region was added. */
+static uint32_t next_id(struct gate *gate, enum wire_gate_kind kind)
+{
+    gate->last_id += 2;
+    return gate->last_id | (kind == WIRE_GATE_ADD_REGION ? 1 : 0);
+}
+
+static bool is_about_new_region(uint32_t id)
+{
+    return (id & 1) != 0;
+}
+
 /* An exchange that ran out of time left a region behind that nobody knows. */
 static void drop_late_region(struct gate *gate, uint32_t region, int64_t deadline)
 {
-    struct wire_gate_request request = {
-        .id = ++gate->last_id, .kind = WIRE_GATE_DROP_REGION, .region = region};
+    struct wire_gate_request request = {.id = next_id(gate, WIRE_GATE_DROP_REGION),
+        .kind = WIRE_GATE_DROP_REGION,
+        .region = region};
     uint8_t packet[PACKET_BYTES];
     size_t size = codec_encode_gate_request(&request, packet, sizeof packet);
     (void)send_packet(gate->fd, packet, size, -1, deadline);
@@ -147,7 +160,7 @@ static enum attnd_status await_reply(struct gate *gate, uint32_t id, struct wire
         if (reply->id == id || (reply->id == 0 && reply->error.status != WIRE_OK)) {
             return ATTND_OK;
         }
-        if (reply->region != 0) {
+        if (reply->region != 0 && is_about_new_region(reply->id)) {
             drop_late_region(gate, reply->region, deadline);
         }
     }
@@ -159,7 +172,7 @@ static enum attnd_status exchange_locked(struct gate *gate, struct wire_gate_req
     int64_t deadline = clock_deadline(timeout_ns);
     uint8_t packet[PACKET_BYTES];
 
-    request->id = ++gate->last_id;
+    request->id = next_id(gate, request->kind);
     size_t size = codec_encode_gate_request(request, packet, sizeof packet);
     if (!send_packet(gate->fd, packet, size, fd, deadline)) {
         if (errno == EAGAIN) {

@@ -14,7 +14,7 @@
 struct gate {
     int fd; /* -1: not open */
     pthread_mutex_t mutex;
-    uint32_t last_id;
+    uint32_t last_id;  /* even */
     struct loss *loss; /* borrowed; declared when the daemon hangs up */
 };
 
