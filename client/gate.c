@@ -28,6 +28,14 @@ static enum attnd_status hung_up(struct gate *gate)
     return loss_check(gate->loss);
 }
 
+static enum attnd_status unreadable(struct gate *gate, const struct wire_error *error)
+{
+    loss_declare(gate->loss, ATTND_PROTOCOL_ERROR, "the daemon's answer cannot be read: %.180s",
+        error->detail);
+    (void)shutdown(gate->fd, SHUT_RDWR); /* wakes who polls it: streams are to be let go */
+    return loss_check(gate->loss);
+}
+
 static enum attnd_status no_answer(int64_t timeout_ns)
 {
     return error_set(ATTND_TIMED_OUT, "the daemon did not answer within %.3f s",
@@ -152,9 +160,7 @@ static enum attnd_status await_reply(struct gate *gate, uint32_t id, struct wire
         }
         struct wire_error error;
         if (!codec_decode_gate_reply(packet, (size_t)size, reply, &error)) {
-            loss_declare(gate->loss, ATTND_PROTOCOL_ERROR,
-                "the daemon's answer cannot be read: %.180s", error.detail);
-            return loss_check(gate->loss);
+            return unreadable(gate, &error);
         }
         /* Who is turned away before the daemon reads a word gets an answer to no question. */
         if (reply->id == id || (reply->id == 0 && reply->error.status != WIRE_OK)) {

@@ -56,16 +56,14 @@ static void *run(void *context)
             poller[2].fd = -1; /* it stays so, and poll() would not wait any more */
             poller[2].revents = 0;
         }
-        if (loss_happened(&client->loss)) {
-            (void)shutdown(
-                client->gate.fd, SHUT_RDWR); /* a daemon that is there drops the session */
-            timeout_ms = lane_abandon(&client->lanes) ? RELEASE_MS : -1;
-        }
         struct wire_reply reply;
         while (rpc_receive(&client->rpc, &reply)) {
             take_reply(client, &reply);
         }
-        if (loss_happened(&client->loss)) {
+        if (loss_happened(&client->loss)) { /* perhaps as one of them says */
+            (void)shutdown(
+                client->gate.fd, SHUT_RDWR); /* a daemon that is there drops the session */
+            timeout_ms = lane_abandon(&client->lanes) ? RELEASE_MS : -1;
             release_waiters(client);
         }
     }

@@ -3,7 +3,10 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
+#include <zmq.h>
 
 #include "client.h"
 #include "clock.h"
@@ -111,6 +114,66 @@ Test(client_gpu_loss, closing_does_not_wait_for_a_stream_for_ever)
     close_client(SECONDS);
     atomic_store(&gate.open, true);
     cr_expect(gpu_eventually(is_idle, stream), "what it looks at is still there");
+    gpu_finish_call(made, true);
+}
+
+/* A stream that waits for a daemon which is there and does nothing. */
+static void *wait_for_sleeper(struct client_case *made, attnd_ticket *ticket)
+{
+    void *stream = fake_cuda_stream();
+    gpu_run(made, stream);
+    (void)kill(gpu_daemon.pid, SIGSTOP);
+    OK(gpu_submit(made, stream, ticket));
+    (void)usleep(50000);
+    cr_expect_not(fake_cuda_is_idle(stream));
+    return stream;
+}
+
+static void expect_release(void *stream, attnd_ticket ticket)
+{
+    cr_expect(gpu_eventually(is_idle, stream));
+    gpu_expect(attnd_wait(gpu_client, ticket, ATTND_FOREVER), ATTND_PROTOCOL_ERROR, "be read");
+    (void)kill(gpu_daemon.pid, SIGCONT);
+    close_client(SECONDS);
+    cr_expect_eq(fake_cuda_registered(), 0);
+}
+
+Test(client_gpu_loss, a_message_that_nobody_can_read_lets_streams_go)
+{
+    struct client_case *made = gpu_call(NULL);
+    attnd_ticket ticket;
+    void *stream = wait_for_sleeper(made, &ticket);
+    struct rpc *rpc = &gpu_client->rpc;
+    void *other = zmq_socket(rpc->context, ZMQ_DEALER);
+    (void)pthread_mutex_lock(&rpc->mutex);
+    cr_assert_eq(zmq_bind(rpc->socket, "inproc://test"), 0);
+    (void)pthread_mutex_unlock(&rpc->mutex);
+    cr_assert_eq(zmq_connect(other, "inproc://test"), 0);
+    cr_assert_eq(zmq_send(other, "\xFF", 1, 0), 1);
+    cr_expect(gpu_eventually(is_lost, NULL));
+    (void)zmq_close(other);
+    expect_release(stream, ticket);
+    gpu_finish_call(made, true);
+}
+
+Test(client_gpu_loss, an_answer_that_nobody_can_read_lets_streams_go)
+{
+    struct client_case *made = gpu_call(NULL);
+    attnd_ticket ticket;
+    int fd[2];
+    void *memory;
+    void *stream = wait_for_sleeper(made, &ticket);
+    int session = dup(gpu_client->gate.fd);
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, fd), 0);
+    cr_assert_eq(send(fd[1], "\xFF", 1, 0), 1);
+    cr_assert_geq(dup2(fd[0], gpu_client->gate.fd), 0);
+    (void)eventfd_write(gpu_client->watch.fd, 1); /* it looks at the new one from now on */
+    (void)usleep(50000);
+    gpu_expect(attnd_alloc(gpu_client, 4096, &memory), ATTND_PROTOCOL_ERROR, "be read");
+    expect_release(stream, ticket);
+    (void)close(session);
+    (void)close(fd[0]);
+    (void)close(fd[1]);
     gpu_finish_call(made, true);
 }
 
