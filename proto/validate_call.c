@@ -18,15 +18,15 @@ static bool check_place(const struct wire_tensor *tensor, const struct wire_exte
     const char *name = wire_role_name(tensor->role);
     size_t size = wire_dtype_bytes(tensor->dtype);
 
-    if (!is_placed(extent)) { /* it has an address all the same */
-        return offset <= region_bytes ||
-               fail(error, "%s.offset is %" PRIu64 ", outside of the region of %" PRIu64 " bytes",
-                   name, offset, region_bytes);
-    }
     if (offset % size != 0) {
         return fail(error,
             "%s.offset is %" PRIu64 ", no multiple of the %zu bytes of an %s element", name, offset,
             size, wire_dtype_name(tensor->dtype));
+    }
+    if (!is_placed(extent)) { /* it has an address all the same */
+        return offset <= region_bytes ||
+               fail(error, "%s.offset is %" PRIu64 ", outside of the region of %" PRIu64 " bytes",
+                   name, offset, region_bytes);
     }
     if (offset < (uint64_t)-extent->low) {
         return fail(error,

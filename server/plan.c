@@ -65,8 +65,19 @@ static void set_address(struct attn_problem *problem, enum wire_role role, void 
     }
 }
 
+static bool is_empty(const struct wire_tensor *tensor)
+{
+    for (uint32_t d = 0; d < tensor->dims; d++) {
+        if (tensor->shape[d] == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Strides of extents 0 and 1 mean nothing: those of 1 become 0, which broadcasts, and those of 0 must
- * not, for nothing may be written there. */
+ * not, for nothing may be written there. Nor do any others of a tensor without elements, which nobody
+ * has checked: small ones make of its address none that is far away. */
 static void set_strides(struct attn_problem *problem, const struct wire_tensor *tensor)
 {
     const struct place *place = &places[tensor->role];
@@ -76,8 +87,10 @@ static void set_strides(struct attn_problem *problem, const struct wire_tensor *
     }
     struct attn_view *view = (struct attn_view *)(void *)((char *)problem + place->offset);
     const char *dims = place->dims + (strlen(place->dims) - tensor->dims);
+    bool empty = is_empty(tensor);
     for (uint32_t d = 0; d < tensor->dims; d++) {
-        int64_t stride = tensor->shape[d] > 1 ? tensor->strides[d] : tensor->shape[d] == 0;
+        bool matters = tensor->shape[d] > 1 && !empty;
+        int64_t stride = matters ? tensor->strides[d] : tensor->shape[d] == 0;
         switch (dims[d]) {
         case 'b':
             view->batch_stride = stride;
@@ -89,7 +102,7 @@ static void set_strides(struct attn_problem *problem, const struct wire_tensor *
             view->head_stride = stride;
             break;
         case 'c':
-            view->column_stride = stride;
+            view->column_stride = empty ? 1 : stride;
             break;
         default:
             view->column_stride = 1;

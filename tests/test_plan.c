@@ -104,6 +104,28 @@ Test(plan, strides_of_extent_one_mean_nothing)
     plan_destroy(plan);
 }
 
+/* Nobody has checked them, for there is nothing to reach. */
+Test(plan, strides_of_tensors_without_elements_lead_nowhere)
+{
+    const int64_t wild = INT64_MAX / 8;
+    struct wire_plan wire;
+    fill(&wire);
+    set_tensor(&wire, 0, WIRE_Q, 4, (uint64_t[]){2, 3, 0, 8}, (int64_t[]){wild, -wild, wild, 1});
+    set_tensor(&wire, 3, WIRE_OUT, 4, (uint64_t[]){2, 3, 0, 6}, (int64_t[]){wild, wild, wild, 1});
+    set_tensor(&wire, 4, WIRE_LSE, 3, (uint64_t[]){2, 0, 3}, (int64_t[]){wild, wild, wild});
+    set_tensor(&wire, 5, WIRE_BIAS, 4, (uint64_t[]){2, 0, 3, 5}, (int64_t[]){wild, wild, wild, 1});
+    set_tensor(&wire, 6, WIRE_SLOPES, 2, (uint64_t[]){2, 0}, (int64_t[]){wild, wild});
+    struct plan *plan = create(&wire);
+    cr_expect_eq(plan->problem.heads_q, 0);
+    expect_strides(&plan->problem.q, 0, 0, 1, 1);
+    expect_strides(&plan->problem.k, 100, 20, 10, 1);
+    expect_strides(&plan->problem.out, 0, 0, 1, 1);
+    expect_strides(&plan->problem.lse, 0, 0, 1, 0);
+    expect_strides(&plan->problem.bias, 0, 0, 1, 1);
+    expect_strides(&plan->problem.slopes, 0, 0, 1, 0);
+    plan_destroy(plan);
+}
+
 Test(plan, a_window_wider_than_any_sequence_stays_in_range)
 {
     struct wire_plan wire;

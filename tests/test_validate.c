@@ -395,12 +395,16 @@ Test(validate, empty_tensors_need_no_room)
     messages_fixed_plan(&plan, B, WIRE_FP32, &none);
     cr_assert(validate_plan(&plan, &shape, extents, &error), "%s", error.detail);
     for (uint32_t t = 0; t < plan.tensors; t++) {
-        call.offset[t] = 7 * t;
-        region_bytes[t] = 7 * t;
+        call.offset[t] = 12 * t;
+        region_bytes[t] = 12 * t;
     }
     cr_expect(validate_call(&plan, extents, &call, region_bytes, &error), "%s", error.detail);
-    call.offset[8]++;
+    call.offset[8] += 4;
     cr_expect_not(validate_call(&plan, extents, &call, region_bytes, &error));
-    cr_expect(strstr(error.detail, "dk.offset is 57, outside of the region of 56") != NULL, "%s",
+    cr_expect(strstr(error.detail, "dk.offset is 100, outside of the region of 96") != NULL, "%s",
+        error.detail);
+    call.offset[8] = 94;
+    cr_expect_not(validate_call(&plan, extents, &call, region_bytes, &error));
+    cr_expect(strstr(error.detail, "dk.offset is 94, no multiple of the 4 bytes") != NULL, "%s",
         error.detail);
 }
