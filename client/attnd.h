@@ -203,7 +203,7 @@ enum attnd_alignment {
 struct attnd_options {
     size_t size;                    /* sizeof(struct attnd_options) */
     float scale;                    /* 0: 1 / sqrt(head_dim of q) */
-    float softcap;                  /* 0: none; not below 0 */
+    float softcap;                  /* 0: none; not below 0, at most 1e30 */
     bool causal;                    /* window_right = 0, whatever window_right says */
     bool deterministic;             /* the backward gives the same bits each time */
     enum attnd_alignment alignment; /* means something only with causal, a window or slopes */

@@ -61,6 +61,7 @@ enum attn_device {
 };
 
 #define ATTN_MAX_HEAD_DIM 256
+#define ATTN_MAX_SOFTCAP 1e30F /* more would overflow what is computed with it */
 #define ATTN_UNBOUNDED INT64_C(-1)
 
 /*
@@ -109,7 +110,7 @@ struct attn_problem {
     int64_t seqlen_k;
 
     float scale;
-    float softcap;        /* 0: none */
+    float softcap;        /* 0: none; at most ATTN_MAX_SOFTCAP */
     int64_t window_left;  /* keys left of the diagonal, ATTN_UNBOUNDED: all */
     int64_t window_right; /* keys right of it; 0 is causal */
     enum attn_alignment alignment;

@@ -2,7 +2,6 @@
 
 #include "family.h"
 
-#include <float.h>
 #include <string.h>
 
 /* Fastest first among those of one device. */
@@ -61,8 +60,8 @@ static const char *malformed_options(const struct attn_problem *problem)
 {
     const struct attn_lengths *lengths = &problem->lengths;
 
-    if (!(problem->softcap >= 0 && problem->softcap <= FLT_MAX)) {
-        return "softcap is negative or not finite";
+    if (!(problem->softcap >= 0 && problem->softcap <= ATTN_MAX_SOFTCAP)) {
+        return "softcap is not within 0 .. 1e30";
     }
     if (problem->dropout_threshold >= 65536) {
         return "dropout_threshold is not within 0 .. 65535";

@@ -84,9 +84,9 @@ static bool check_options(const struct wire_plan *plan, struct wire_error *error
     if (plan->has_scale && !isfinite(plan->scale)) {
         return fail(error, "scale is not a finite number");
     }
-    if (!isfinite(plan->softcap) || plan->softcap < 0) {
-        return fail(error, "softcap is %g, but must be finite and not below 0 (none)",
-            (double)plan->softcap);
+    if (!(plan->softcap >= 0 && plan->softcap <= WIRE_MAX_SOFTCAP)) {
+        return fail(error, "softcap is %g, but must not be below 0 (none) nor above %g",
+            (double)plan->softcap, (double)WIRE_MAX_SOFTCAP);
     }
     if (plan->dropout_threshold >= WIRE_DROPOUT_ONE) {
         return fail(error,

@@ -26,6 +26,7 @@
 #define WIRE_MAX_FAMILIES 8   /* that a daemon tells of */
 #define WIRE_DETAIL_BYTES 256 /* with its NUL */
 #define WIRE_MAX_HEAD_DIM 256
+#define WIRE_MAX_SOFTCAP 1e30F
 #define WIRE_MAX_HEADS 65536
 #define WIRE_MAX_BATCH (INT32_C(1) << 24)
 #define WIRE_MAX_SEQLEN (INT64_C(1) << 31) /* also the most rows of a packed side */
@@ -173,7 +174,7 @@ struct wire_plan {
     bool has_window_right;
     uint64_t window_left;
     uint64_t window_right;
-    float softcap;              /* 0: none */
+    float softcap;              /* 0: none; at most WIRE_MAX_SOFTCAP */
     uint32_t dropout_threshold; /* round(65536 * probability), 0: none */
     bool deterministic;
     bool has_max_seqlen_q; /* only of a packed side; absent: the number of its rows */

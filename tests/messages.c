@@ -411,7 +411,7 @@ void messages_features(struct dice *random, enum wire_dtype dtype,
 
 static void random_options(struct dice *random, struct wire_plan *plan)
 {
-    static const float softcaps[] = {0, 0.5F, 50, 1e-30F, 3e38F};
+    static const float softcaps[] = {0, 0.5F, 50, 1e-30F, 1e30F};
 
     if (coin(random)) {
         plan->has_window_right = true;

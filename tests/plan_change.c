@@ -3,6 +3,7 @@
 #include "validate.h"
 
 #include <criterion/criterion.h>
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -43,6 +44,12 @@ static void apply_scores(struct wire_plan *plan, const struct plan_change *chang
         break;
     case SOFTCAP_INFINITE:
         plan->softcap = INFINITY;
+        break;
+    case SOFTCAP_MOST:
+        plan->softcap = WIRE_MAX_SOFTCAP;
+        break;
+    case SOFTCAP_HUGE:
+        plan->softcap = FLT_MAX;
         break;
     case SOFTCAP_NAN:
         plan->softcap = NAN;

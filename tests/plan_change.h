@@ -23,6 +23,8 @@ enum plan_field {
     SOFTCAP, /* `value` thousandths */
     SOFTCAP_INFINITE,
     SOFTCAP_NAN,
+    SOFTCAP_MOST,
+    SOFTCAP_HUGE,
     THRESHOLD,
     WINDOW_LEFT,
     WINDOW_RIGHT,

@@ -297,6 +297,10 @@ Test(kernels_table, what_makes_no_sense_is_refused)
     expect_refusal("negative softcap", &p);
     p.softcap = NAN;
     expect_refusal("softcap NaN", &p);
+    p.softcap = 1.1e30F;
+    expect_refusal("softcap too large", &p);
+    p.softcap = ATTN_MAX_SOFTCAP;
+    cr_expect_null(attn_unsupported(attn_family_find("cpu"), ATTN_BACKWARD, &p));
     p = good;
     p.dropout_threshold = 65536;
     expect_refusal("everything dropped", &p);

@@ -11,7 +11,6 @@
 #include "codec.h"
 #include "validate.h"
 
-#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,7 +48,7 @@ static void check_plan(const struct wire_plan *plan)
     CHECK(shape.seqlen_k >= 0 && shape.seqlen_k <= WIRE_MAX_SEQLEN);
     CHECK(shape.total_q >= 0 && shape.total_q <= (shape.packed_q ? WIRE_MAX_SEQLEN : 0));
     CHECK(shape.total_k >= 0 && shape.total_k <= (shape.packed_k ? WIRE_MAX_SEQLEN : 0));
-    CHECK(shape.softcap >= 0 && shape.softcap <= FLT_MAX);
+    CHECK(shape.softcap >= 0 && shape.softcap <= WIRE_MAX_SOFTCAP);
     CHECK(shape.dropout_threshold < WIRE_DROPOUT_ONE);
     for (uint32_t i = 0; i < plan->tensors; i++) {
         CHECK(extents[i].low <= 0 && extents[i].low <= extents[i].high);
