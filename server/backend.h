@@ -103,6 +103,7 @@ struct backend {
     char device_name[WIRE_NAME_BYTES];
     uint8_t device_uuid[WIRE_UUID_BYTES]; /* zeroes for the processor */
     unsigned max_groups;                  /* that may run at a time: submit is not called beyond */
+    uint64_t fill_tiles;                  /* that keep the device busy; 0: any number does */
     double flops_per_second;              /* a first guess for estimating how long a group runs */
     double flops_per_byte;                /* what touching memory costs, as if it were computing */
     double max_tile_flops; /* the most that one tile may take: whatever runs next waits for it */

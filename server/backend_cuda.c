@@ -19,6 +19,8 @@
 /* Enough that the device always has the next one, few enough that who comes new need not wait long. */
 #define MAX_GROUPS 3
 
+#define BLOCKS_PER_PROCESSOR 2 /* of the largest tiles, at a time */
+
 /* Only until the first groups have been measured. */
 #define FIRST_GUESS_FLOPS_PER_PROCESSOR 1e12
 
@@ -329,6 +331,7 @@ static void describe(struct cuda *cuda)
     memcpy(backend->device_name, device->name, sizeof(backend->device_name));
     memcpy(backend->device_uuid, device->uuid, sizeof(backend->device_uuid));
     backend->max_groups = MAX_GROUPS;
+    backend->fill_tiles = (uint64_t)device->processors * BLOCKS_PER_PROCESSOR;
     backend->flops_per_second = FIRST_GUESS_FLOPS_PER_PROCESSOR * device->processors;
     backend->flops_per_byte = FLOPS_PER_BYTE;
     backend->max_tile_flops = MAX_TILE_FLOPS;

@@ -349,6 +349,9 @@ static bool create_parts(struct engine *engine)
     if (engine->arena != NULL) {
         engine->scheduler = scheduler_create(options->max_sessions, engine->arena, &hooks);
     }
+    if (engine->scheduler != NULL) {
+        scheduler_set_fill(engine->scheduler, options->backend->fill_tiles);
+    }
     return engine->commands != NULL && engine->notices != NULL && engine->closed != NULL &&
            engine->pages != NULL && engine->groups != NULL && engine->spare != NULL &&
            engine->scheduler != NULL;

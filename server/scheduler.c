@@ -63,6 +63,7 @@ struct scheduler {
     double quantum; /* of the last pick */
     uint64_t picks;
     uint64_t groups;
+    uint64_t fill_tiles;
 
     /* The job that waits longest for workspace, or NULL, and how many have taken some since. */
     struct job *hungry;
@@ -324,22 +325,51 @@ static bool take_from_lane(struct scheduler *scheduler, struct pick *pick, struc
     return false;
 }
 
+static void take_more(struct scheduler *scheduler, struct pick *pick, size_t member, uint64_t tiles)
+{
+    struct group *group = pick->group;
+    struct job *job = group->job[member];
+    double flops = tile_flops(job) * (double)tiles;
+    group->slice[member].end += tiles;
+    group->flops += flops;
+    pick->room -= flops;
+    share_charge(&lane_of(scheduler, job)->share, flops);
+}
+
+static uint64_t tiles_left(const struct group *group, size_t member)
+{
+    return group->job[member]->tiles - group->slice[member].end;
+}
+
+/* Cut below what the device works on at a time, a launch would take as long and do less. */
+static void fill(struct scheduler *scheduler, struct pick *pick)
+{
+    struct group *group = pick->group;
+    uint64_t tiles = 0;
+    for (size_t i = 0; i < group->members; i++) {
+        tiles += group->slice[i].end - group->slice[i].begin;
+    }
+    for (size_t i = 0; i < group->members && tiles < scheduler->fill_tiles; i++) {
+        uint64_t left = tiles_left(group, i);
+        uint64_t wanted = scheduler->fill_tiles - tiles;
+        uint64_t more = left < wanted ? left : wanted;
+        take_more(scheduler, pick, i, more);
+        tiles += more;
+    }
+}
+
 /* What nobody else wanted goes to the group's own large problems, the leader's first. */
 static void use_leftover(struct scheduler *scheduler, struct pick *pick)
 {
     struct group *group = pick->group;
     for (size_t i = 0; i < group->members; i++) {
-        struct job *job = group->job[i];
-        uint64_t left = job->tiles - group->slice[i].end;
-        double each = tile_flops(job);
+        uint64_t left = tiles_left(group, i);
+        double each = tile_flops(group->job[i]);
         if (left == 0 || pick->room < each) {
             continue;
         }
         uint64_t more = (double)left * each <= pick->room ? left : (uint64_t)(pick->room / each);
-        group->slice[i].end += more;
-        group->flops += each * (double)more;
-        pick->room -= each * (double)more;
-        share_charge(&lane_of(scheduler, job)->share, each * (double)more);
+        take_more(scheduler, pick, i, more);
     }
 }
 
@@ -477,6 +507,11 @@ void scheduler_post(struct scheduler *scheduler, struct job *job)
     settle_lane(scheduler, lane);
 }
 
+void scheduler_set_fill(struct scheduler *scheduler, uint64_t tiles)
+{
+    scheduler->fill_tiles = tiles;
+}
+
 bool scheduler_pick(struct scheduler *scheduler, double budget_flops, struct group *group)
 {
     struct pick pick = {
@@ -501,6 +536,7 @@ bool scheduler_pick(struct scheduler *scheduler, double budget_flops, struct gro
         }
     }
     use_leftover(scheduler, &pick);
+    fill(scheduler, &pick);
     share_settle(&scheduler->root, pick.quantum);
     if (group->members == 0) {
         return false;

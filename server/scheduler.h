@@ -52,6 +52,10 @@ void scheduler_close(struct scheduler *scheduler, uint32_t session);
 /* The sequence numbers of a submission follow each other; a lane's submissions come in order. */
 void scheduler_post(struct scheduler *scheduler, struct job *job);
 
+/* Groups take at least so many tiles of their problems, if these have them and whatever the budget: a
+ * device has processors that idle otherwise. 0, as at first: no such number. */
+void scheduler_set_fill(struct scheduler *scheduler, uint64_t tiles);
+
 /* Fills a group of about `budget_flops`, at least one slice. false: nothing can run now. */
 bool scheduler_pick(struct scheduler *scheduler, double budget_flops, struct group *group);
 

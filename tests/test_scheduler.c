@@ -369,6 +369,31 @@ Test(scheduler, closing_cancels_what_does_not_run_and_waits_for_what_does)
     cr_expect_eq(world->lane[0][0].done, 2);
 }
 
+Test(scheduler, cuts_nothing_below_what_fills_the_device)
+{
+    const uint64_t fill = 64;
+    world_open(world, 0, 100);
+    world_open(world, 1, 101);
+    scheduler_set_fill(world->scheduler, fill);
+    struct job *monster = post(0, 0, 200 * 100.0, 200); /* a budget's worth are 10 tiles */
+    uint64_t begin = 0;
+    while (begin < 200) {
+        cr_assert_eq(pick(), 1);
+        uint64_t wanted = 200 - begin < fill ? 200 - begin : fill;
+        cr_assert_eq(world->group[0].slice[0].begin, begin);
+        cr_expect_eq(world->group[0].slice[0].end - begin, wanted);
+        cr_expect_float_eq(world->group[0].flops, 100.0 * (double)wanted, 1e-6);
+        begin = world->group[0].slice[0].end;
+        world_complete(world, 0, WIRE_OK);
+    }
+    cr_expect(world_ended(world, monster));
+    /* Small ones that fit are not held up, nor asked for tiles that they do not have. */
+    struct job *small = post(1, 0, 10, 1);
+    cr_expect_eq(pick(), 1);
+    world_complete(world, 0, WIRE_OK);
+    cr_expect(world_ended(world, small));
+}
+
 Test(scheduler, closing_stops_a_monster_between_its_slices)
 {
     world_open(world, 0, 100);
