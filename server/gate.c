@@ -17,7 +17,7 @@
 #define BACKLOG 128
 #define CONNECTIONS_PER_TURN 16
 #define PACKETS_PER_TURN 8 /* of one connection; then others get their turn */
-#define MAX_FOREIGN 64     /* descriptors of one user that are no memory and not yet closed */
+#define MAX_CLOSINGS 64    /* descriptors of one user that are not yet closed */
 #define SPARE_CONNECTIONS 64
 #define SPARE_CONNECTIONS_PER_UID 16 /* such as have no session and learn why */
 
@@ -80,9 +80,9 @@ static void let_go(const struct connection *connection, int fd)
     const struct gate *gate = connection->gate;
 
     if (fcntl(fd, F_GET_SEALS) >= 0) {
-        worker_close(gate->sessions->options.unmapper, connection->peer.uid, 0, fd);
+        worker_close(gate->sessions->options.unmapper, connection->peer.uid, fd);
     } else {
-        worker_close(gate->closer, connection->peer.uid, 1, fd);
+        worker_close(gate->closer, connection->peer.uid, fd);
     }
 }
 
@@ -299,13 +299,23 @@ static bool answer(
            dispatch(connection, packet, &request, &reply->error);
 }
 
+/* Either thread may be held up for long, and what it has not closed counts towards the program's limit
+ * of descriptors. */
+static bool has_many_closings(const struct connection *connection)
+{
+    const struct gate *gate = connection->gate;
+    uint32_t uid = connection->peer.uid;
+
+    return worker_closings(gate->closer, uid) +
+               worker_closings(gate->sessions->options.unmapper, uid) >=
+           MAX_CLOSINGS;
+}
+
 /* As packet_receive(). Without room for them the system lets descriptors go by itself, and that waits
  * for nobody. */
 static int receive(const struct connection *connection, struct packet *packet)
 {
-    bool full = worker_weight(connection->gate->closer, connection->peer.uid) >= MAX_FOREIGN;
-
-    return packet_receive(connection->fd, !full, packet);
+    return packet_receive(connection->fd, !has_many_closings(connection), packet);
 }
 
 /* false: the connection is to be closed. */

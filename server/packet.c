@@ -57,7 +57,7 @@ bool packet_check(const struct packet *packet, unsigned wanted, struct wire_erro
     if (packet->descriptors_cut) {
         return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
             "descriptors were lost: more than %d were sent, the daemon has none left, or too many "
-            "of yours that are no memory wait to be closed",
+            "of yours wait to be closed",
             PACKET_MAX_DESCRIPTORS);
     }
     if (packet->descriptors != wanted) {

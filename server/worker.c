@@ -22,11 +22,12 @@ struct worker {
     struct list ended; /* to be collected */
     bool stop;
     bool finished;
-    bool left; /* to itself: nobody waits for the end any more */
-    bool at_work;
-    uint32_t uid;  /* of the task at work, */
-    uint64_t turn; /* or of the last one */
+    bool left;                      /* to itself: nobody waits for the end any more */
+    const struct worker_task *task; /* at work, only to be compared; NULL: none */
+    uint32_t uid;                   /* of the task at work, */
+    uint64_t turn;                  /* or of the last one */
     uint64_t weight;
+    bool closes; /* it is a closing */
 };
 
 struct closing {
@@ -37,6 +38,14 @@ struct closing {
 static struct worker_task *task_of(struct list_node *node)
 {
     return list_entry(node, struct worker_task, node);
+}
+
+static void close_descriptor(struct worker_task *task)
+{
+    struct closing *closing = (struct closing *)(void *)task;
+
+    (void)close(closing->fd);
+    free(closing);
 }
 
 static void release(struct worker *worker)
@@ -50,14 +59,14 @@ static void release(struct worker *worker)
 /* One turn after the user's last task, so that users are served in turn. */
 static uint64_t next_turn(struct worker *worker, uint32_t uid)
 {
-    uint64_t turn = worker->turn + (worker->at_work && worker->uid == uid);
+    const struct list_node *head = &worker->tasks.head;
 
-    list_for_each(node, &worker->tasks) {
-        if (task_of(node)->uid == uid) {
-            turn = task_of(node)->turn + 1;
+    for (struct list_node *at = head->prev; at != head; at = at->prev) {
+        if (task_of(at)->uid == uid) {
+            return task_of(at)->turn + 1;
         }
     }
-    return turn;
+    return worker->turn + (worker->task != NULL && worker->uid == uid);
 }
 
 /* Behind those of its turn. */
@@ -84,10 +93,11 @@ static struct worker_task *take(struct worker *worker)
     struct list_node *node = list_pop(&worker->tasks);
     struct worker_task *task = node != NULL ? task_of(node) : NULL;
     if (task != NULL) {
-        worker->at_work = true;
+        worker->task = task;
         worker->uid = task->uid;
         worker->turn = task->turn;
         worker->weight = task->weight;
+        worker->closes = task->work == close_descriptor;
     }
     (void)pthread_mutex_unlock(&worker->mutex);
     return task;
@@ -97,8 +107,9 @@ static struct worker_task *take(struct worker *worker)
 static void put(struct worker *worker, struct worker_task *task)
 {
     (void)pthread_mutex_lock(&worker->mutex);
-    worker->at_work = false;
+    worker->task = NULL;
     worker->weight = 0;
+    worker->closes = false;
     if (task != NULL) {
         list_append(&worker->ended, &task->node);
         if (!worker->left) {
@@ -127,14 +138,6 @@ static void *run(void *context)
         release(worker);
     }
     return NULL;
-}
-
-static void close_descriptor(struct worker_task *task)
-{
-    struct closing *closing = (struct closing *)(void *)task;
-
-    (void)close(closing->fd);
-    free(closing);
 }
 
 static void init_conditions(struct worker *worker)
@@ -232,7 +235,7 @@ void worker_collect(struct worker *worker)
     }
 }
 
-void worker_close(struct worker *worker, uint32_t uid, uint64_t weight, int fd)
+void worker_close(struct worker *worker, uint32_t uid, int fd)
 {
     struct closing *closing = calloc(1, sizeof(*closing));
 
@@ -241,9 +244,18 @@ void worker_close(struct worker *worker, uint32_t uid, uint64_t weight, int fd)
         log_error("out of memory: descriptor %d stays open", fd);
         return;
     }
-    *closing = (struct closing){
-        .task = {.uid = uid, .weight = weight, .work = close_descriptor}, .fd = fd};
+    *closing = (struct closing){.task = {.uid = uid, .work = close_descriptor}, .fd = fd};
     worker_give(worker, &closing->task);
+}
+
+void worker_weigh(struct worker *worker, struct worker_task *task, uint64_t weight)
+{
+    (void)pthread_mutex_lock(&worker->mutex);
+    task->weight = weight;
+    if (worker->task == task) {
+        worker->weight = weight;
+    }
+    (void)pthread_mutex_unlock(&worker->mutex);
 }
 
 static uint64_t weight_of(struct list *tasks, uint32_t uid)
@@ -263,4 +275,15 @@ uint64_t worker_weight(struct worker *worker, uint32_t uid)
     weight += worker->uid == uid ? worker->weight : 0;
     (void)pthread_mutex_unlock(&worker->mutex);
     return weight;
+}
+
+unsigned worker_closings(struct worker *worker, uint32_t uid)
+{
+    (void)pthread_mutex_lock(&worker->mutex);
+    unsigned count = worker->closes && worker->uid == uid;
+    list_for_each(node, &worker->tasks) {
+        count += task_of(node)->work == close_descriptor && task_of(node)->uid == uid;
+    }
+    (void)pthread_mutex_unlock(&worker->mutex);
+    return count;
 }

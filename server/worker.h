@@ -40,8 +40,14 @@ void worker_give(struct worker *worker, struct worker_task *task);
 /* Calls `done` of what has been worked on. */
 void worker_collect(struct worker *worker);
 
-/* Gives the closing of a descriptor. */
-void worker_close(struct worker *worker, uint32_t uid, uint64_t weight, int fd);
+/* Gives another weight to a task that has a `done` and has been given, but not collected. */
+void worker_weigh(struct worker *worker, struct worker_task *task, uint64_t weight);
+
+/* Gives the closing of a descriptor. It weighs nothing. */
+void worker_close(struct worker *worker, uint32_t uid, int fd);
+
+/* How many descriptors of that user are not yet closed. */
+unsigned worker_closings(struct worker *worker, uint32_t uid);
 
 /* The weight of that user's tasks that have not ended, or have not been collected. */
 uint64_t worker_weight(struct worker *worker, uint32_t uid);

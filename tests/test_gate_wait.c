@@ -27,7 +27,10 @@
 #define WAIT_MS 10000
 #define QUIET_MS 50 /* what has not come by then is held */
 #define SESSIONS 4
+#define REGION_BYTES (1 << 30) /* that a user may have, and a session */
 #define FLOOD 1000
+#define OFFERED 4        /* descriptors in one packet */
+#define MOST_CLOSINGS 68 /* of one user: so many wait, and one packet more */
 #define OTHER_UID 65534
 
 struct world {
@@ -81,8 +84,8 @@ static void start(void)
         .mapper = NULL,
         .max_sessions = SESSIONS,
         .max_sessions_per_uid = SESSIONS,
-        .region_bytes_per_uid = 1 << 30,
-        .limits = {.in_flight = 4, .regions = 8, .region_bytes = 1 << 30, .plans = 1}};
+        .region_bytes_per_uid = REGION_BYTES,
+        .limits = {.in_flight = 4, .regions = 8, .region_bytes = REGION_BYTES, .plans = 1}};
 
     memset(&world, 0, sizeof(world));
     (void)strcpy(world.directory, "/tmp/attnd-gate-XXXXXX");
@@ -500,6 +503,53 @@ static void test_a_flood_of_offers_hurts_nobody(void)
     stop();
 }
 
+/* Memory that comes with requests which are refused at once, while the thread that closes it is held
+ * up: what waits there is bounded, and is no hindrance to anybody else. */
+static void test_refused_memory_does_not_pile_up(void)
+{
+    struct wire_gate_request request = {.kind = WIRE_GATE_ADD_REGION};
+    struct wire_gate_reply reply;
+    struct raw_client hostile;
+    struct raw_client honest;
+    const bool two_users = geteuid() == 0;
+    int fds[OFFERED];
+
+    start();
+    connect_session(&hostile);
+    if (two_users) {
+        connect_other_session(&honest);
+    }
+    (void)next(&hostile, post_add(&hostile, 4096), WIRE_OK);
+    for (int i = 0; i < OFFERED; i++) {
+        fds[i] = memory();
+    }
+    slow_backend_hold(&world.slow, false, true);
+    (void)next(&hostile, post_drop(&hostile, 1), WIRE_OK);
+    CHECK(slow_backend_wait_held(&world.slow));
+    unsigned before = open_descriptors();
+    for (int i = 0; i < FLOOD; i++) {
+        CHECK(raw_gate_call(&hostile, &request, fds, OFFERED, &reply));
+        CHECK(reply.error.status == WIRE_INVALID_ARGUMENT ||
+              (i > 0 && reply.error.status == WIRE_RESOURCE_EXHAUSTED));
+    }
+    CHECK(reply.error.status == WIRE_RESOURCE_EXHAUSTED);
+    CHECK(open_descriptors() <= before + MOST_CLOSINGS);
+    if (two_users) {
+        (void)next(&honest, post_add(&honest, 4096), WIRE_OK);
+        raw_close(&honest);
+    }
+    slow_backend_hold(&world.slow, false, false);
+    for (int waited = 0; waited < WAIT_MS && open_descriptors() > before; waited++) {
+        (void)usleep(1000);
+    }
+    (void)next(&hostile, post_add(&hostile, 4096), WIRE_OK);
+    for (int i = 0; i < OFFERED; i++) {
+        (void)close(fds[i]);
+    }
+    raw_close(&hostile);
+    stop();
+}
+
 static void test_the_end_finds_workers_at_work(void)
 {
     struct raw_client adding;
@@ -539,6 +589,7 @@ int main(void)
     test_leaving_while_opening_leaves_nothing();
     test_a_page_that_cannot_be_pinned_is_no_session();
     test_a_flood_of_offers_hurts_nobody();
+    test_refused_memory_does_not_pile_up();
     test_the_end_finds_workers_at_work();
     return 0;
 }

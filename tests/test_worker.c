@@ -87,6 +87,9 @@ static void test_weighs_what_has_not_ended(void)
     (void)usleep(20000); /* the first is at work now; it counts as before */
     CHECK(worker_weight(worker, 1) == 5);
     CHECK(worker_weight(worker, 2) == 7);
+    worker_weigh(worker, &other, 70);
+    CHECK(worker_weight(worker, 1) == 5);
+    CHECK(worker_weight(worker, 2) == 70);
     CHECK(worker_weight(worker, 3) == 0);
     atomic_store(&may_pass, true);
     double start = seconds();
@@ -149,6 +152,8 @@ static void test_what_ends_is_collected(void)
     worker_give(worker, &task[1]);
     wait_for(&wakes, 2);
     CHECK(worker_weight(worker, 4) == 20);
+    worker_weigh(worker, &task[1], 15);
+    CHECK(worker_weight(worker, 4) == 25);
     CHECK(collections == 0);
     worker_collect(worker);
     CHECK(collections == 2);
@@ -163,9 +168,52 @@ static void test_closes_descriptors(void)
     struct worker *worker = worker_create("test", NULL, NULL);
     int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     CHECK(worker != NULL && fd >= 0);
-    worker_close(worker, 0, 1, fd);
+    worker_close(worker, 0, fd);
     CHECK(worker_destroy(worker));
     CHECK(fcntl(fd, F_GETFD) == -1 && errno == EBADF);
+}
+
+static void test_weighs_anew_what_is_at_work(void)
+{
+    atomic_uint wakes = 0;
+    struct worker_task stuck = {.uid = 1, .weight = 5, .work = get_stuck, .done = collected};
+    struct worker *worker = worker_create("test", wake, &wakes);
+    CHECK(worker != NULL);
+    worker_give(worker, &stuck);
+    (void)usleep(20000);
+    worker_weigh(worker, &stuck, 50);
+    CHECK(worker_weight(worker, 1) == 50);
+    atomic_store(&may_pass, true);
+    wait_for(&wakes, 1);
+    CHECK(worker_weight(worker, 1) == 50);
+    collections = 0;
+    worker_collect(worker);
+    CHECK(collections == 1 && worker_weight(worker, 1) == 0);
+    CHECK(worker_destroy(worker));
+    atomic_store(&may_pass, false);
+}
+
+static void test_counts_descriptors_that_are_not_closed(void)
+{
+    struct worker_task stuck = {.uid = 1, .weight = 5, .work = get_stuck};
+    struct worker *worker = worker_create("test", NULL, NULL);
+    int pipes[2];
+    CHECK(worker != NULL && pipe2(pipes, O_CLOEXEC) == 0);
+    worker_give(worker, &stuck);
+    worker_close(worker, 1, pipes[0]);
+    worker_close(worker, 2, pipes[1]);
+    CHECK(worker_closings(worker, 1) == 1 && worker_closings(worker, 2) == 1);
+    CHECK(worker_closings(worker, 3) == 0);
+    CHECK(worker_weight(worker, 1) == 5 && worker_weight(worker, 2) == 0);
+    atomic_store(&may_pass, true);
+    double start = seconds();
+    while (worker_closings(worker, 1) + worker_closings(worker, 2) != 0) {
+        CHECK(seconds() - start < 20);
+        (void)usleep(1000);
+    }
+    CHECK(fcntl(pipes[0], F_GETFD) == -1 && fcntl(pipes[1], F_GETFD) == -1);
+    CHECK(worker_destroy(worker));
+    atomic_store(&may_pass, false);
 }
 
 static void test_what_is_stuck_does_not_hold_up_the_end(void)
@@ -200,6 +248,8 @@ int main(void)
     test_users_take_turns();
     test_what_ends_is_collected();
     test_closes_descriptors();
+    test_weighs_anew_what_is_at_work();
+    test_counts_descriptors_that_are_not_closed();
     test_what_is_stuck_does_not_hold_up_the_end();
     return 0;
 }
