@@ -157,9 +157,8 @@ static void on_changed(struct worker_task *task)
         if (number == 0) {
             fail_ended(change);
         }
-    } else if (change->is_extension) {
-        count(region, region->bytes);
     }
+    count(region, region->bytes); /* here again: its change weighs nothing any more */
     region_release(region);
     change->done(change->context, number, change->offer.fd, &change->error);
     free(change);
@@ -230,8 +229,9 @@ void region_set_close(struct region_set *set)
     }
     list_for_each(node, &set->all) {
         struct region *region = region_of(node);
-        if (region->change != NULL) {
-            atomic_store(&region->change->pointless, true);
+        if (region->change != NULL && !atomic_exchange(&region->change->pointless, true)) {
+            worker_weigh(set->options.mapper, &region->change->task, region->counted);
+            count(region, 0);
         }
     }
 }

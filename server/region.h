@@ -33,7 +33,7 @@ struct region {
     void *base; /* NULL: not mapped */
     uint64_t bytes;
     uint64_t reserve;    /* the most that it may grow to */
-    uint64_t counted;    /* bytes, and those being mapped */
+    uint64_t counted;    /* bytes, and those being mapped; 0: they are weight of the mapper */
     uint32_t references; /* one of the number in the set, one of a change, one of each job */
 };
 
@@ -54,7 +54,7 @@ struct region_set {
     uint32_t count;            /* of all */
     uint32_t dropped;          /* of them */
     uint32_t handles;          /* of all: of kind CUDA_IPC and not dropped */
-    uint64_t bytes;            /* of all: those being mapped included */
+    uint64_t bytes;            /* of all: those being mapped included, until it is closed */
     struct worker_task *fence; /* waits until nothing dropped is left here; NULL: none */
     bool closed;               /* nothing more gets a number */
 };
@@ -65,7 +65,8 @@ typedef void region_done_fn(void *context, uint32_t number, int fd, const struct
 
 bool region_set_init(struct region_set *set, const struct region_options *options);
 
-/* Drops everything; what is being mapped will be dropped as well. */
+/* Drops everything; what is being mapped will be dropped as well, and until then counts as weight of the
+ * mapper, for the set may be gone before. */
 void region_set_close(struct region_set *set);
 
 /* Lets go of everything, used or not: nobody may run a job of the session any more. Accepts zeroes. */

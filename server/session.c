@@ -25,10 +25,11 @@ static uint32_t count_sessions(
     return count;
 }
 
-/* Also what was dropped, until it is really unmapped. */
+/* Also what was dropped, until it is really unmapped, and what is being mapped for ended sessions. */
 static uint64_t region_bytes_of(const struct session_table *table, uint32_t uid)
 {
-    uint64_t bytes = worker_weight(table->options.unmapper, uid);
+    uint64_t bytes =
+        worker_weight(table->options.mapper, uid) + worker_weight(table->options.unmapper, uid);
 
     for (uint32_t i = 0; i < session_slots(&table->options); i++) {
         const struct session *session = &table->session[i];

@@ -550,6 +550,32 @@ static void test_refused_memory_does_not_pile_up(void)
     stop();
 }
 
+/* Nothing of it is left but the mapping that is at work, and its user may have no more than before. */
+static void test_what_a_session_leaves_behind_counts(void)
+{
+    struct wire_gate_request request = {.kind = WIRE_GATE_ADD_REGION, .bytes = REGION_BYTES};
+    struct raw_client leaving;
+    struct raw_client staying;
+
+    start();
+    connect_session(&leaving);
+    connect_session(&staying);
+    slow_backend_hold(&world.slow, true, false);
+    (void)post(&leaving, &request, true);
+    CHECK(slow_backend_wait_held(&world.slow));
+    raw_close(&leaving);
+    (void)usleep(QUIET_MS * 1000); /* the session ends meanwhile */
+    (void)next(&staying, post_add(&staying, 4096), WIRE_RESOURCE_EXHAUSTED);
+    slow_backend_hold(&world.slow, false, true);
+    CHECK(slow_backend_wait_held(&world.slow)); /* its unmapping */
+    (void)next(&staying, post_add(&staying, 4096), WIRE_RESOURCE_EXHAUSTED);
+    slow_backend_hold(&world.slow, false, false);
+    wait_until(slow_backend_mappings, 0);
+    (void)next(&staying, post(&staying, &request, true), WIRE_OK);
+    raw_close(&staying);
+    stop();
+}
+
 static void test_the_end_finds_workers_at_work(void)
 {
     struct raw_client adding;
@@ -590,6 +616,7 @@ int main(void)
     test_a_page_that_cannot_be_pinned_is_no_session();
     test_a_flood_of_offers_hurts_nobody();
     test_refused_memory_does_not_pile_up();
+    test_what_a_session_leaves_behind_counts();
     test_the_end_finds_workers_at_work();
     return 0;
 }

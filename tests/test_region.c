@@ -322,9 +322,11 @@ static void get_held(bool extending)
     cr_assert(slow_backend_wait_held(&slow));
 }
 
+/* What was at work counts as the mapper's until it is collected, and then as the unmapper's. */
 static void expect_cancelled(void)
 {
     cr_expect_eq(await(), 0);
+    cr_expect_eq(worker_weight(mapper, UID), 0);
     cr_expect_eq(answer.error.status, WIRE_CANCELLED);
     wait_for_unmapper();
     cr_expect_eq(slow_backend_mappings(&slow), 0);
@@ -334,7 +336,10 @@ Test(region, closing_while_it_is_mapped_leaks_nothing)
 {
     get_held(false);
     region_set_close(&set);
-    cr_expect_eq(set.bytes, 5, "it counts until the end");
+    cr_expect_eq(set.bytes, 0);
+    cr_expect_eq(worker_weight(mapper, UID), 5, "it counts until the end");
+    region_set_close(&set);
+    cr_expect_eq(worker_weight(mapper, UID), 5, "once");
     slow_backend_hold(&slow, false, false);
     expect_cancelled();
     cr_expect_eq(set.bytes, 0);
@@ -354,6 +359,7 @@ Test(region, finishing_while_it_is_mapped_leaks_nothing)
 {
     get_held(false);
     region_set_finish(&set);
+    cr_expect_eq(worker_weight(mapper, UID), 5);
     slow_backend_hold(&slow, false, false);
     expect_cancelled();
 }
@@ -362,8 +368,37 @@ Test(region, finishing_while_it_is_extended_leaks_nothing)
 {
     get_held(true);
     region_set_finish(&set);
+    cr_expect_eq(worker_weight(mapper, UID), 15, "with the pieces that it has");
     slow_backend_hold(&slow, false, false);
     expect_cancelled();
+}
+
+Test(region, what_is_unmapped_after_the_end_counts_until_then)
+{
+    get_held(true);
+    region_set_finish(&set);
+    slow_backend_hold(&slow, false, true);
+    cr_expect_eq(await(), 0);
+    cr_expect_eq(worker_weight(mapper, UID), 0);
+    cr_expect_eq(worker_weight(unmapper, UID), 15);
+}
+
+Test(region, what_jobs_use_counts_again_when_it_was_extended)
+{
+    get_held(true);
+    struct region *region = region_find(&set, 1);
+    region_acquire(region);
+    region_set_close(&set);
+    cr_expect_eq(set.bytes, 0);
+    cr_expect_eq(worker_weight(mapper, UID), 15);
+    slow_backend_refuse(&slow, true);
+    slow_backend_hold(&slow, false, false);
+    cr_expect_eq(await(), 0);
+    cr_expect_eq(set.bytes, 10);
+    cr_expect_eq(worker_weight(mapper, UID), 0);
+    region_release(region);
+    cr_expect_eq(set.bytes, 0);
+    wait_for_unmapper();
 }
 
 Test(region, what_nobody_wants_any_more_is_not_mapped)
