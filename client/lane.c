@@ -9,14 +9,19 @@
 #define TURN_NS 100000000     /* a submission waits longer only for earlier ones */
 #define SENTENCE_NS 200000000 /* a failure's sentence travels by message, behind its status */
 
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
 /* How far the lane has come. A daemon that counts past what was sent is not believed. */
 static uint64_t ended_up_to(struct lanes *lanes, unsigned lane)
 {
-    if (atomic_load(&lanes->abandoned)) {
-        return atomic_load(&lanes->lane[lane].final);
-    }
     uint64_t reaped = atomic_load(&lanes->lane[lane].reaped);
     uint32_t done = atomic_load_explicit(&lanes->page->lane[lane].done, memory_order_acquire);
+    if (atomic_load(&lanes->abandoned)) { /* behind `done`: it may be what lane_abandon() wrote */
+        return larger(atomic_load(&lanes->lane[lane].final), reaped);
+    }
     uint64_t sent = atomic_load(&lanes->lane[lane].sent);
     uint32_t ahead = done - (uint32_t)reaped;
     return page_reached(done, (uint32_t)reaped) && reaped + ahead <= sent ? reaped + ahead : reaped;

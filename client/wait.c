@@ -73,6 +73,15 @@ static void read_failure(struct attnd *client, unsigned lane, uint64_t sequence,
     }
 }
 
+/* What ended while the daemon went away is not known to have ended well. */
+static void read_loss(struct attnd *client, struct wire_error *error)
+{
+    enum attnd_status status = loss_check(&client->loss);
+    if (status != ATTND_OK) {
+        (void)wire_fail(error, (enum wire_status)status, "%.250s", attnd_message());
+    }
+}
+
 /* How a submission that has ended did so. */
 static void read_outcome(
     struct attnd *client, attnd_ticket ticket, int64_t deadline, struct wire_error *error)
@@ -98,6 +107,8 @@ static void read_outcome(
             (void)wire_fail(
                 error, found.error.status, "requests[%zu]: %.230s", index, found.error.detail);
         }
+    } else if (atomic_load(&client->lanes.lane[lane].reaped) < sequence) {
+        read_loss(client, error);
     }
     (void)pthread_mutex_unlock(&client->mutex);
 }

@@ -1,5 +1,6 @@
 /* Lanes, their sequences and failures, against a control page that the test writes as a daemon does. */
 #include <criterion/criterion.h>
+#include <sched.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -461,4 +462,64 @@ Test(client_lane, streams_of_a_daemon_that_is_gone_are_let_go)
     cr_expect_not(lane_ended(&lanes, a, 2));
     pass(a, 3);
     cr_expect_not(lane_abandon(&lanes), "nobody waits any more");
+}
+
+Test(client_lane, what_was_read_before_the_daemon_went_stays_ended)
+{
+    unsigned lane;
+    (void)send(STREAM(1), 3, &lane);
+    end(lane, 1, WIRE_OK);
+    end(lane, 2, WIRE_OK);
+    lane_reap(&lanes, lane);
+    cr_expect_eq(lanes.in_flight, 1);
+    atomic_store(
+        &lanes.lane[lane].final, 1); /* lane_abandon() had looked before the second ended */
+    atomic_store(&lanes.abandoned, true);
+    cr_expect(lane_ended(&lanes, lane, 2));
+    cr_expect_not(lane_ended(&lanes, lane, 3));
+    lane_reap(&lanes, lane);
+    cr_expect_eq(lanes.in_flight, 1);
+    cr_expect_eq(lanes.lane[lane].reaped, 2);
+}
+
+static struct lanes *racing;
+static _Atomic bool looking;
+
+static void *look_until_gone(void *context)
+{
+    bool *ended = context;
+    atomic_store(&looking, true);
+    do {
+        *ended = lane_ended(racing, 0, 1) || *ended;
+    } while (!atomic_load(&racing->abandoned));
+    return NULL;
+}
+
+#define RACES 200
+
+Test(client_lane, what_lets_streams_go_ends_nothing_for_those_who_look_meanwhile)
+{
+    unsigned lane;
+    bool ended = false;
+    for (int i = 0; i < RACES && !ended; i++) {
+        static struct lanes fresh;
+        pthread_t thread;
+        memset(&fresh, 0, sizeof fresh);
+        atomic_store(&page->lane[0].done, 0);
+        pass(0, 0);
+        lane_init(&fresh, page, 100);
+        lane_watch_streams(&fresh, marks.passed);
+        cr_assert(lane_pick(&fresh, DEVICE_STREAM(1), 1, &lane));
+        (void)lane_advance(&fresh, lane, 1);
+        racing = &fresh;
+        atomic_store(&looking, false);
+        cr_assert_eq(pthread_create(&thread, NULL, look_until_gone, &ended), 0);
+        while (!atomic_load(&looking)) {
+            (void)sched_yield();
+        }
+        cr_expect(lane_abandon(&fresh));
+        (void)pthread_join(thread, NULL);
+        lane_finish(&fresh);
+    }
+    cr_expect_not(ended);
 }
