@@ -329,6 +329,12 @@ static struct region *introduce_mapped(
     if (known) {
         return known;
     }
+    /* Before it is exported: what comes there instead of it meanwhile is not taken for it. */
+    if (!driver_range(&client->driver, begin, &begin, &request.bytes) ||
+        !driver_describe(&client->driver, begin, &memory)) {
+        (void)fail(error, INVALID_ARGUMENT, "%s lies in memory that is being freed", wanted->name);
+        return NULL;
+    }
     int fd = driver_export(&client->driver, begin);
     if (fd < 0) {
         (void)fail(error, UNSUPPORTED_MEMORY,
@@ -337,14 +343,8 @@ static struct region *introduce_mapped(
             wanted->name);
         return NULL;
     }
-    struct region *region = NULL;
-    if (driver_range(&client->driver, begin, &begin, &request.bytes) &&
-        driver_describe(&client->driver, begin, &memory)) {
-        request.reserve = reserve_of(client, &memory, begin, request.bytes);
-        region = introduce(client, &request, fd, begin, memory.id, error);
-    } else {
-        (void)fail(error, INVALID_ARGUMENT, "%s lies in memory that is being freed", wanted->name);
-    }
+    request.reserve = reserve_of(client, &memory, begin, request.bytes);
+    struct region *region = introduce(client, &request, fd, begin, memory.id, error);
     (void)close(fd);
     return region;
 }

@@ -211,6 +211,22 @@ Test(client_gpu_memory, a_piece_that_changed_makes_its_run_another_one)
     cr_expect_eq(gpu_region_bytes(), 4 * FAKE_PIECE_BYTES);
 }
 
+static void change_first_piece(void)
+{
+    free_piece(0);
+    map_pieces(FAKE_MAPPED, 0, 1);
+}
+
+Test(client_gpu_memory, a_piece_that_changes_while_it_is_shared_is_noticed)
+{
+    map_pieces(FAKE_MAPPED, 0, 3);
+    fake_cuda_at_export(change_first_piece);
+    run_across(1);
+    for (int i = 0; i < 3; i++) {
+        run_across(0);
+    }
+}
+
 Test(client_gpu_memory, a_tensor_that_reaches_beyond_its_memory_is_refused)
 {
     map_pieces(FAKE_MAPPED, 0, 1);

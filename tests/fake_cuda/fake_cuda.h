@@ -65,3 +65,6 @@ FAKE_EXPORT void fake_cuda_break(void *context);
 /* How much host memory is registered, in pieces; how many handles were exported. */
 FAKE_EXPORT size_t fake_cuda_registered(void);
 FAKE_EXPORT size_t fake_cuda_exported(void);
+
+/* Once, behind the next piece to be exported. */
+FAKE_EXPORT void fake_cuda_at_export(void (*hook)(void));

@@ -46,6 +46,7 @@ static size_t reservation_count;
 static uint64_t last_id = 900;
 static size_t registered;
 static size_t exported;
+static void (*_Atomic at_export)(void);
 static _Thread_local void *stack[MAX_DEPTH];
 static _Thread_local int depth;
 static _Thread_local int capture_mode;
@@ -405,6 +406,10 @@ int cuMemExportToShareableHandle(
         (void)pthread_mutex_lock(&lock);
         exported++;
         (void)pthread_mutex_unlock(&lock);
+        void (*hook)(void) = atomic_exchange(&at_export, NULL);
+        if (hook) {
+            hook();
+        }
     }
     return result;
 }
@@ -422,6 +427,11 @@ size_t fake_cuda_exported(void)
     size_t count = exported;
     (void)pthread_mutex_unlock(&lock);
     return count;
+}
+
+void fake_cuda_at_export(void (*hook)(void))
+{
+    atomic_store(&at_export, hook);
 }
 
 /* ---- Host memory -------------------------------------------------------------------------------- */
