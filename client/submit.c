@@ -121,6 +121,10 @@ static enum attnd_status send_on(
         }
         client->lanes.lane[lane].enqueuing = submission->call != NULL;
         *ticket = submit_ticket(lane, last, submission->count);
+    } else if (!submission->call) {
+        /* The lane may be a stream's next, whose inputs are not complete. */
+        atomic_store_explicit(
+            &client->page->lane[lane].ready, (uint32_t)sent, memory_order_release);
     }
     return status;
 }
@@ -178,7 +182,9 @@ static enum attnd_status send_submission(
     lane_enter(&client->lanes, &turn);
     for (;;) {
         enum attnd_status status = try_to_send(client, &turn, submission, ticket);
-        if (status == ATTND_TIMED_OUT && deadline == 0) {
+        if (status == ATTND_AGAIN) {
+            deadline = 0;
+        } else if (status == ATTND_TIMED_OUT && deadline == 0) {
             deadline = clock_deadline(client->timeout_ns);
         }
         if (status != ATTND_AGAIN &&

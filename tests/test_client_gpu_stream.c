@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <zmq.h>
 
 #include "client.h"
 #include "clock.h"
@@ -317,13 +318,18 @@ Test(client_gpu_stream, a_failure_of_an_array_names_its_member)
     gpu_finish_call(made, true);
 }
 
+static void move_to_host(struct client_case *made)
+{
+    client_case_place(made, malloc(made->bytes));
+    for (enum wire_role role = WIRE_Q; role < WIRE_ROLE_END; role++) {
+        made->tensor[role].device = (DLDevice){kDLCPU, 0};
+    }
+}
+
 Test(client_gpu_stream, host_calls_are_never_poisoned)
 {
     struct client_case *faulty = faulty_call();
-    client_case_place(faulty, malloc(faulty->bytes));
-    for (enum wire_role role = WIRE_Q; role < WIRE_ROLE_END; role++) {
-        faulty->tensor[role].device = (DLDevice){kDLCPU, 0};
-    }
+    move_to_host(faulty);
     for (int i = 0; i < 3; i++) {
         attnd_ticket ticket;
         OK(gpu_submit(faulty, NULL, &ticket));
@@ -331,6 +337,39 @@ Test(client_gpu_stream, host_calls_are_never_poisoned)
     }
     free(faulty->memory);
     gpu_finish_call(faulty, false);
+}
+
+/* The client's messages go nowhere through a socket that is not connected. */
+static void exchange_socket(void **socket)
+{
+    struct rpc *rpc = &gpu_client->rpc;
+    (void)pthread_mutex_lock(&rpc->mutex);
+    void *before = rpc->socket;
+    rpc->socket = *socket;
+    *socket = before;
+    (void)pthread_mutex_unlock(&rpc->mutex);
+}
+
+Test(client_gpu_stream, a_host_call_that_could_not_be_sent_makes_no_stream_ready)
+{
+    struct client_case *host = gpu_call(NULL);
+    void *unconnected = zmq_socket(gpu_client->rpc.context, ZMQ_DEALER);
+    attnd_ticket ticket;
+    move_to_host(host);
+    OK(gpu_submit(host, NULL, &ticket)); /* the daemon knows the plan from now on */
+    OK(attnd_wait(gpu_client, ticket, ATTND_FOREVER));
+    gpu_client->timeout_ns = CLOCK_SECOND_NS / 20;
+    exchange_socket(&unconnected);
+    gpu_expect(gpu_submit(host, NULL, NULL), ATTND_TIMED_OUT, "took no message");
+    exchange_socket(&unconnected);
+    gpu_client->timeout_ns = 10 * CLOCK_SECOND_NS;
+    (void)zmq_close(unconnected);
+    for (unsigned lane = 0; lane < PAGE_LANES; lane++) {
+        cr_expect_eq(gpu_client->page->lane[lane].ready,
+            (uint32_t)atomic_load(&gpu_client->lanes.lane[lane].sent));
+    }
+    free(host->memory);
+    gpu_finish_call(host, false);
 }
 
 Test(client_gpu_stream, a_stream_that_takes_no_work_holds_up_nobody)
@@ -374,10 +413,7 @@ Test(client_gpu_stream, when_the_programs_own_kernels_fail_nobody_waits_for_ever
     OK(attnd_wait(gpu_client, good, 0));
     gpu_expect(gpu_submit(made, stream, NULL), ATTND_DEVICE_FAULT,
         "stream cannot be used: CUDA says CUDA_ERROR_ILLEGAL_ADDRESS (700)");
-    client_case_place(host, malloc(host->bytes));
-    for (enum wire_role role = WIRE_Q; role < WIRE_ROLE_END; role++) {
-        host->tensor[role].device = (DLDevice){kDLCPU, 0};
-    }
+    move_to_host(host);
     for (int i = 0; i < PAGE_RESULTS; i++) {
         OK(gpu_submit(host, NULL, &ticket));
         OK(attnd_wait(gpu_client, ticket, 0));
