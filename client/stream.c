@@ -112,7 +112,8 @@ static bool bind_locked(struct attnd *client, void *context, struct wire_error *
     if (!driver_current_uuid(&client->driver, uuid)) {
         return wire_fail(error, WIRE_INVALID_ARGUMENT, "the device of stream cannot be found");
     }
-    if (!check_uuid(client, "stream is of", uuid, error) || !pin(client, error)) {
+    if (!check_uuid(client, "stream is of", uuid, error) || !device_start(client, error) ||
+        !pin(client, error)) {
         return false;
     }
     (void)pthread_mutex_lock(&client->mutex);
@@ -221,9 +222,11 @@ enum attnd_status stream_enqueue(struct attnd *client, const struct stream_call 
     }
     /* The requests are with the daemon; without the stream they have to be let go by hand, but not
      * before the stream's earlier ones, whose turn would come with them. */
-    (void)wait_for_earlier(client, lane, last - count);
+    bool past = wait_for_earlier(client, lane, last - count);
     atomic_store_explicit(&client->page->lane[lane].ready, (uint32_t)last, memory_order_release);
-    atomic_store(&streams->marks->passed[lane], (uint32_t)last);
+    if (past || !loss_happened(&client->loss)) { /* else the stream is yet to look at the page */
+        atomic_store(&streams->marks->passed[lane], (uint32_t)last);
+    }
     struct wire_error ignored;
     wait_ended(client, submit_ticket(lane, last, count), &ignored);
     return error_of_wire(&error);

@@ -10,6 +10,7 @@
 
 #include "client.h"
 #include "clock.h"
+#include "driver_abi.h"
 #include "gpu_case.h"
 
 #define SECONDS CLOCK_SECOND_NS
@@ -115,6 +116,41 @@ Test(client_gpu_loss, closing_does_not_wait_for_a_stream_for_ever)
     atomic_store(&gate.open, true);
     cr_expect(gpu_eventually(is_idle, stream), "what it looks at is still there");
     gpu_finish_call(made, true);
+}
+
+struct late_call {
+    struct client_case *call;
+    void *stream;
+    enum attnd_status status;
+};
+
+static void *submit_late(void *context)
+{
+    struct late_call *late = context;
+    (void)cuCtxPushCurrent_v2(fake_cuda_context(0, true));
+    fake_cuda_fail_next(DRIVER_ILLEGAL_ADDRESS);
+    late->status = gpu_submit(late->call, late->stream, NULL);
+    return NULL;
+}
+
+Test(client_gpu_loss, a_stream_that_took_no_work_may_still_look_at_the_page)
+{
+    static struct gpu_gate gate;
+    struct late_call late = {.call = gpu_call(NULL), .stream = fake_cuda_stream()};
+    pthread_t thread;
+    gpu_client->timeout_ns = SECONDS / 5;
+    gpu_run(late.call, late.stream);
+    fake_cuda_launch(late.stream, gpu_hold, &gate);
+    OK(gpu_submit(late.call, late.stream, NULL));
+    cr_assert_eq(pthread_create(&thread, NULL, submit_late, &late), 0);
+    (void)usleep(100000);
+    kill_daemon();
+    (void)pthread_join(thread, NULL);
+    cr_expect_eq(late.status, ATTND_DEVICE_FAULT, "%s", attnd_status_name(late.status));
+    close_client(SECONDS);
+    atomic_store(&gate.open, true);
+    cr_expect(gpu_eventually(is_idle, late.stream), "what it looks at is still there");
+    gpu_finish_call(late.call, true);
 }
 
 /* A stream that waits for a daemon which is there and does nothing. */
