@@ -270,8 +270,7 @@ static struct region *introduce(struct attnd *client, struct wire_gate_request *
     region->base = (uint8_t *)(uintptr_t)base;
     region->bytes = request->bytes;
     retire_range(devices, base, base + request->bytes, region);
-    if (!add_piece(region, base, id, error) || !start_sweeping(client, error) ||
-        !ask_for(client, request, fd, 1, &reply, error)) {
+    if (!add_piece(region, base, id, error) || !ask_for(client, request, fd, 1, &reply, error)) {
         region_free(region);
         return NULL;
     }
@@ -484,6 +483,14 @@ void device_init(struct devices *devices)
     (void)pthread_cond_init(&devices->stopped, &monotonic);
     (void)pthread_condattr_destroy(&monotonic);
     (void)pthread_mutex_init(&devices->mutex, NULL);
+}
+
+bool device_start(struct attnd *client, struct wire_error *error)
+{
+    (void)pthread_mutex_lock(&client->devices.mutex);
+    bool started = start_sweeping(client, error);
+    (void)pthread_mutex_unlock(&client->devices.mutex);
+    return started;
 }
 
 bool device_acquire(struct attnd *client, const char *name, int ordinal, uint64_t address,

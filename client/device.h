@@ -4,7 +4,7 @@
  *
  * Allocations of cudaMalloc are a region each; contiguous pieces of the virtual memory API are one
  * together. One mutex guards all, also while memory is registered. A thread of its own looks ten times a
- * second for what was freed, and whether the streams are well; it starts with the first region.
+ * second for what was freed, and whether the streams are well; it starts with the first stream.
  */
 #pragma once
 
@@ -29,6 +29,9 @@ struct devices {
 };
 
 void device_init(struct devices *devices);
+
+/* Starts the thread where it does not run yet. */
+bool device_start(struct attnd *client, struct wire_error *error);
 
 /* The region that holds the tensor `name` of this device, which lies around `address`, and how far from
  * its beginning. The region is held as by memory_hold(). A context of the device is current. */

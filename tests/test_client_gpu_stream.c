@@ -423,6 +423,25 @@ Test(client_gpu_stream, when_the_programs_own_kernels_fail_nobody_waits_for_ever
     gpu_finish_call(made, true);
 }
 
+static bool is_broken(void *unused)
+{
+    (void)unused;
+    return atomic_load(&gpu_client->streams.broken);
+}
+
+Test(client_gpu_stream, a_failed_context_is_noticed_without_any_memory_of_it)
+{
+    struct client_case *made = gpu_call(NULL);
+    void *own = made->tensor[WIRE_Q].data;
+    made->tensor[WIRE_Q].data = fake_cuda_alloc(0, FAKE_POOL, made->bytes);
+    gpu_expect(gpu_submit(made, NULL, NULL), ATTND_UNSUPPORTED_MEMORY, "q lies in a memory pool");
+    made->tensor[WIRE_Q].data = own;
+    cr_expect_eq(gpu_regions(), 0);
+    fake_cuda_break(fake_cuda_context(0, true));
+    cr_expect(gpu_eventually(is_broken, NULL));
+    gpu_finish_call(made, true);
+}
+
 /* ---- Finding the daemon ------------------------------------------------------------------------- */
 
 static enum wire_device_kind kind_found(const char *root)
