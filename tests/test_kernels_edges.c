@@ -85,6 +85,30 @@ Test(kernels_edges, no_rows_no_keys_no_batch)
     }
 }
 
+/* There is nothing at the address of slopes then, and it may be any. */
+Test(kernels_edges, kv_heads_without_query_heads)
+{
+    const struct attn_view nothing = {
+        .data = (void *)(uintptr_t)0x5a5a5a5a5a5a5a5b, /* far away, and of no float */
+        .batch_stride = INT64_MAX / 64,
+        .head_stride = -12345,
+    };
+
+    for (int d = 0; d < 2 * TESTED_DTYPES; d++) {
+        struct trial_spec spec = usual_spec(tested_dtype(d));
+        spec.heads_q = 0;
+        spec.heads_kv = 1;
+        spec.slopes = true;
+        spec.deterministic = d < TESTED_DTYPES;
+        struct trial trial;
+        trial_init(&trial, &spec);
+        trial.problem.slopes = nothing;
+        solve("no query heads", &trial, 2);
+        expect_nothing("no query heads", &trial.problem);
+        trial_finish(&trial);
+    }
+}
+
 /* Rows that see no key, at the start, at the end, or all of them. */
 Test(kernels_edges, rows_without_keys_are_exactly_zero)
 {
@@ -186,6 +210,38 @@ Test(kernels_edges, extreme_logits_and_scales)
             solve(cases[c].name, &trial, 2);
             trial_finish(&trial);
         }
+    }
+}
+
+/* A query that is not a number makes its own row NaN, lse included, and no other. */
+Test(kernels_edges, nan_stays_in_its_row)
+{
+    const int64_t line = 60 * 4 + 1; /* query 60 of head 1 */
+
+    for (int d = 0; d < 2 * TESTED_DTYPES; d++) {
+        struct trial_spec spec = usual_spec(tested_dtype(d));
+        spec.window_right = 0;
+        spec.softcap = d < TESTED_DTYPES ? 0 : 2;
+        spec.sinks = d >= TESTED_DTYPES;
+        struct trial trial;
+        trial_init(&trial, &spec);
+        struct tensor q = tensor_of(&trial.problem, TENSOR_Q);
+        tensor_set(&q, line * q.columns + 7, NAN);
+        struct attn_problem forward = trial_forward(&trial);
+        struct executor executor;
+        executor_init(&executor, tested_family(), 1);
+        cr_expect(executor_solve(&executor, ATTN_FORWARD, &forward, 1, 0) == 0);
+        executor_finish(&executor);
+        for (enum tensor_id id = TENSOR_OUT; id <= TENSOR_LSE; id++) {
+            struct tensor result = tensor_of(&forward, id);
+            int64_t wrong = 0;
+            for (int64_t i = 0; i < tensor_elements(&result); i++) {
+                bool nan = isnan(tensor_get(&result, i));
+                wrong += nan == (i / result.columns == line) ? 0 : 1;
+            }
+            cr_expect(wrong == 0, "case %d: %d of %s", d, (int)wrong, tensor_name(id));
+        }
+        trial_finish(&trial);
     }
 }
 

@@ -331,7 +331,8 @@ PTX_FUNCTION void forward_divide(const struct forward_block &block, int32_t warp
             float base = most == -infinity ? 0.0F : most;
             float fade = ptx_exp2(top - base);
             sum = sum * fade + ptx_exp2(sink - base);
-            float share = sum > 0 ? fade * kept_scale / sum : 0.0F;
+            /* Not `sum > 0`: where the sum is NaN, so are the results. */
+            float share = sum == 0 ? 0.0F : fade * kept_scale / sum;
 #pragma unroll
             for (int d = 0; d < D; d++) {
                 out[m][d][2 * half] *= share;
@@ -340,7 +341,7 @@ PTX_FUNCTION void forward_divide(const struct forward_block &block, int32_t warp
             int32_t row = warp_row + 16 * m + lane / 4 + 8 * half;
             if (lse_row != NULL && lane % 4 == 0 && block.row + row < block.queries.length) {
                 lse_row[lse.row_stride * row] =
-                    sum > 0 ? (base + ptx_log2(sum)) * SCORE_LN2 : -infinity;
+                    sum == 0 ? -infinity : (base + ptx_log2(sum)) * SCORE_LN2;
             }
         }
     }
