@@ -2,8 +2,8 @@
  * What the daemon needs of a device: see shared memory, run groups of problems, say when they are done.
  *
  * A backend embeds struct backend as its first member. map, extend, unmap, pin_page and unpin_page are
- * called on worker threads, submit and poll on the engine thread, all of them at the same time; choose
- * on any; the rest while none runs.
+ * called on worker threads, submit, poll and look on the engine thread, all of them at the same time;
+ * choose on any; the rest while none runs.
  */
 #pragma once
 
@@ -85,6 +85,10 @@ struct backend_ops {
      * wrong none was written. Does not return when the device is lost (a sticky error): the daemon
      * says so and ends with EX_SOFTWARE, for whatever comes then would be wrong. */
     struct group *(*poll)(struct backend *backend, enum wire_status *status);
+
+    /* Called now and then while nothing is to be run. As poll it does not return when the device is
+     * lost, so that clients learn of it before their next request. NULL: cannot be lost. */
+    void (*look)(struct backend *backend);
 
     void (*destroy)(struct backend *backend);
 };

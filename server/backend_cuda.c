@@ -199,6 +199,17 @@ static struct group *poll_ended(struct backend *backend, enum wire_status *statu
     return NULL;
 }
 
+/* Another process's fault may cost this one its device, where MPS shares it. */
+static void look(struct backend *backend)
+{
+    struct cuda *cuda = cuda_of(backend);
+    cudaError_t use = cudaSetDevice(cuda->device.ordinal);
+    if (use != cudaSuccess) {
+        leave(use);
+    }
+    leave_if_lost(&cuda->launch[0]);
+}
+
 /* In a signal handler. */
 static bool is_busy(void *context)
 {
@@ -284,6 +295,7 @@ static const struct backend_ops cuda_ops = {
     .choose = choose,
     .submit = submit,
     .poll = poll_ended,
+    .look = look,
     .destroy = destroy,
 };
 

@@ -17,6 +17,7 @@
 #define SLEEP_LEAST_NS 20000
 #define SLEEP_MOST_NS 1000000
 #define SLEEP_PART 8 /* of the time since the last event: so much later is the next one seen */
+#define LOOK_NS 1000000000  /* how often a device that has nothing to do is looked at */
 #define TIMER_SLACK_NS 1000 /* the default, 50 us, is longer than the shortest sleep */
 
 /* The rate is that of the groups of about the last so many nanoseconds of device time. */
@@ -280,6 +281,21 @@ static bool start_groups(struct engine *engine)
     return any;
 }
 
+/* Sleeps until posted to. */
+static void rest_idle(struct engine *engine, uint32_t seen)
+{
+    struct backend *backend = engine->options.backend;
+
+    if (backend->ops->look == NULL) {
+        bell_wait(&engine->posted, seen, BELL_FOREVER);
+        return;
+    }
+    bell_wait(&engine->posted, seen, LOOK_NS);
+    if (bell_look(&engine->posted) == seen) {
+        backend->ops->look(backend);
+    }
+}
+
 /* Sleeps while nothing happens: until posted to, or for a while if there is a counter or a device to
  * look at. */
 static void rest(struct engine *engine, uint32_t seen, uint64_t quiet_ns)
@@ -289,7 +305,7 @@ static void rest(struct engine *engine, uint32_t seen, uint64_t quiet_ns)
         return;
     }
     if (scheduler_jobs(engine->scheduler) == 0) {
-        bell_wait(&engine->posted, seen, BELL_FOREVER);
+        rest_idle(engine, seen);
         return;
     }
     int64_t sleep_ns = (int64_t)(quiet_ns / SLEEP_PART);

@@ -141,7 +141,18 @@ static struct group *poll_ended(struct backend *backend, enum wire_status *statu
     return group;
 }
 
-static const struct backend_ops fake_ops = {.submit = submit, .poll = poll_ended};
+static void look(struct backend *backend)
+{
+    struct fake_backend *fake = fake_of(backend);
+    pthread_mutex_lock(&fake->lock);
+    if (fake->runs + fake->ends > 0) {
+        fake->fault = "looked at while groups run";
+    }
+    fake->looks++;
+    pthread_mutex_unlock(&fake->lock);
+}
+
+static const struct backend_ops fake_ops = {.submit = submit, .poll = poll_ended, .look = look};
 
 const struct attn_family *fake_family(unsigned number)
 {
@@ -196,6 +207,14 @@ void fake_backend_complete(struct fake_backend *fake, size_t index, enum wire_st
     }
     end(fake, group, status);
     pthread_mutex_unlock(&fake->lock);
+}
+
+unsigned fake_backend_looks(struct fake_backend *fake)
+{
+    pthread_mutex_lock(&fake->lock);
+    unsigned looks = fake->looks;
+    pthread_mutex_unlock(&fake->lock);
+    return looks;
 }
 
 const char *fake_backend_fault(struct fake_backend *fake)

@@ -26,6 +26,7 @@ struct fake_backend {
     bool holds_ends;         /* poll says nothing of them yet; their marks are written */
     enum wire_status refuse; /* what submit answers; WIRE_OK: it takes the group */
     uint64_t submitted;
+    unsigned looks;
     const char *fault; /* NULL: none */
 };
 
@@ -40,4 +41,6 @@ size_t fake_backend_running(struct fake_backend *fake);
 /* The group that was started index-th of those running. */
 struct group *fake_backend_group(struct fake_backend *fake, size_t index);
 void fake_backend_complete(struct fake_backend *fake, size_t index, enum wire_status status);
+/* How often it was looked at. */
+unsigned fake_backend_looks(struct fake_backend *fake);
 const char *fake_backend_fault(struct fake_backend *fake);

@@ -493,6 +493,13 @@ static void running_group_loses_the_device(void)
     }
 }
 
+static void idle_device_is_lost(void)
+{
+    struct backend *backend = create();
+    fake_cudart_fail("cudaStreamQuery", cudaErrorMpsClientTerminated, true);
+    backend->ops->look(backend);
+}
+
 static void marks_can_not_be_enqueued(void)
 {
     struct backend *backend = create();
@@ -506,6 +513,7 @@ static void a_lost_device_ends_the_process(void)
     CHECK(exit_status_of(launch_loses_the_device) == 70);
     CHECK(exit_status_of(launch_fails_and_the_device_is_gone_behind_it) == 70);
     CHECK(exit_status_of(running_group_loses_the_device) == 70);
+    CHECK(exit_status_of(idle_device_is_lost) == 70);
     CHECK(exit_status_of(marks_can_not_be_enqueued) == 70);
 }
 
@@ -565,6 +573,7 @@ static void workers_map_while_groups_run(void)
         enum wire_status status;
         CHECK(backend->ops->submit(backend, &group) == WIRE_OK);
         CHECK(backend->ops->poll(backend, &status) == &group && status == WIRE_OK);
+        backend->ops->look(backend);
     }
     for (int i = 0; i < MAPPERS; i++) {
         CHECK(pthread_join(mappers[i].thread, NULL) == 0);

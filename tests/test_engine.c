@@ -588,6 +588,18 @@ static void survives_a_storm(uint64_t seed)
     destroy(bench);
 }
 
+static void looks_at_an_idle_device(void)
+{
+    struct bench *bench = create(1);
+    int64_t begin = now_ns(CLOCK_MONOTONIC);
+    while (fake_backend_looks(&bench->fake) < 2) {
+        CHECK(now_ns(CLOCK_MONOTONIC) - begin < PATIENCE_NS);
+        sleep_ns(10000000);
+    }
+    CHECK(now_ns(CLOCK_MONOTONIC) - begin > 1000000000); /* not all the time */
+    destroy(bench);
+}
+
 int main(void)
 {
     runs_a_request_when_its_inputs_are_ready();
@@ -599,6 +611,7 @@ int main(void)
     the_rate_of_groups_in_flight_is_the_devices();
     closing_cancels_the_queue_and_lets_the_device_finish();
     uses_no_processor_while_nothing_is_queued();
+    looks_at_an_idle_device();
     stopping_waits_for_the_device_and_drops_the_rest();
     for (uint64_t seed = 1; seed <= 4; seed++) {
         survives_a_storm(seed);
