@@ -35,13 +35,14 @@ struct forward_block {
 template <int Width, enum score_kind Kind>
 struct forward_shape {
     static const bool plain = Kind == SCORE_PLAIN;
-    static const int warps = Width > (plain ? 128 : 64) ? 8 : 4;
+    static const int warps = Width > 128 || (Width == 96 && !plain) ? 8 : 4;
     static const int threads = 32 * warps;
-    static const int blocks =
-        Width <= (plain ? 128 : 64) ? 2 : 1; /* of a multiprocessor, at least */
+    static const int blocks = warps == 4 ? 2 : 1; /* of a multiprocessor, at least */
     static const int rows = 128;
     /* As many as leave no register short, those for bias that is under way included. */
-    static const int narrow = Width == 32 || Width == 256 ? 32 : 64;
+    static const int narrow = Width == 32 || Width == 256 ? 32
+                              : Width == 128              ? 48
+                                                          : 64;
     static const int keys = !plain        ? narrow
                             : Width <= 64 ? 128
                                           : 64;
