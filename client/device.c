@@ -73,6 +73,17 @@ static void retire(struct devices *devices, struct region *region)
     devices->retired = region;
 }
 
+/* A list of those that were retired before. */
+static void retire_again(struct devices *devices, struct region *first)
+{
+    while (first) {
+        struct region *region = first;
+        first = region->next;
+        region->next = devices->retired;
+        devices->retired = region;
+    }
+}
+
 /* Whatever else was known there is not there any more, or will be part of `heir`. */
 static void retire_range(
     struct devices *devices, uint64_t begin, uint64_t end, const struct region *heir)
@@ -124,28 +135,35 @@ static struct region *take_unused(struct attnd *client)
     return unused;
 }
 
-static void withdraw_all(struct attnd *client, struct region *first)
+/* Those that the daemon was not told of until the deadline stay retired. */
+static struct region *withdraw_all(struct attnd *client, struct region *first, int64_t deadline)
 {
+    struct region *left = NULL;
     while (first) {
         struct region *region = first;
         first = region->next;
         if (atomic_load(&client->devices.stop)) {
             region_free(region); /* the session's end drops them all */
-        } else {
-            memory_withdraw(client, region);
+        } else if (!memory_try_withdraw(client, region, clock_left_ns(deadline, INT64_MAX))) {
+            region->next = left;
+            left = region;
         }
     }
+    return left;
 }
 
 /* Nobody waits for the daemon with the mutex. */
-static void drop(struct attnd *client, void (*choose)(struct attnd *client))
+static void drop(struct attnd *client, void (*choose)(struct attnd *client), int64_t deadline)
 {
     struct devices *devices = &client->devices;
     (void)pthread_mutex_lock(&devices->mutex);
     choose(client);
     struct region *unused = take_unused(client);
     (void)pthread_mutex_unlock(&devices->mutex);
-    withdraw_all(client, unused);
+    struct region *left = withdraw_all(client, unused, deadline);
+    (void)pthread_mutex_lock(&devices->mutex);
+    retire_again(devices, left);
+    (void)pthread_mutex_unlock(&devices->mutex);
 }
 
 static void *sweep(void *context)
@@ -159,7 +177,7 @@ static void *sweep(void *context)
         if (!atomic_load(&devices->stop) && !loss_happened(&client->loss)) {
             (void)pthread_mutex_unlock(&devices->mutex);
             stream_check(client);
-            drop(client, retire_dead);
+            drop(client, retire_dead, clock_deadline(client->timeout_ns));
             (void)pthread_mutex_lock(&devices->mutex);
         }
     }
@@ -189,11 +207,12 @@ static bool start_sweeping(struct attnd *client, struct wire_error *error)
 }
 
 /* Memory counts against the daemon's limits until it is unmapped, a moment behind being dropped. */
-static enum attnd_status wait_until_unmapped(struct attnd *client, int64_t timeout_ns)
+static enum attnd_status wait_until_unmapped(struct attnd *client, int64_t deadline)
 {
     struct wire_gate_request request = {.kind = WIRE_GATE_TRIM};
     struct wire_gate_reply reply;
-    enum attnd_status status = gate_exchange(&client->gate, &request, -1, &reply, timeout_ns);
+    enum attnd_status status =
+        gate_exchange(&client->gate, &request, -1, &reply, clock_left_ns(deadline, INT64_MAX));
     return status == ATTND_OK && reply.error.status != WIRE_OK ? error_of_wire(&reply.error)
                                                                : status;
 }
@@ -234,9 +253,10 @@ static bool ask_for(struct attnd *client, struct wire_gate_request *request, int
         if (error->status != WIRE_RESOURCE_EXHAUSTED || again) {
             return false;
         }
+        int64_t deadline = clock_deadline(client->timeout_ns);
         retire_unused(client);
-        withdraw_all(client, take_unused(client));
-        (void)wait_until_unmapped(client, client->timeout_ns);
+        retire_again(&client->devices, withdraw_all(client, take_unused(client), deadline));
+        (void)wait_until_unmapped(client, deadline);
     }
 }
 
@@ -514,8 +534,14 @@ enum attnd_status device_drop_unused(struct attnd *client, int64_t timeout_ns)
     if (client->session.device.kind != WIRE_DEVICE_CUDA) {
         return ATTND_OK; /* there is none, and daemons of old know nothing of it */
     }
-    drop(client, retire_unused);
-    return wait_until_unmapped(client, timeout_ns);
+    int64_t deadline = clock_deadline(timeout_ns);
+    drop(client, retire_unused, deadline);
+    enum attnd_status status = wait_until_unmapped(client, deadline);
+    if (status == ATTND_TIMED_OUT) {
+        status = error_set(ATTND_TIMED_OUT, "the daemon did not let idle memory go within %.3f s",
+            (double)timeout_ns / (double)CLOCK_SECOND_NS);
+    }
+    return status;
 }
 
 void device_stop(struct devices *devices)

@@ -182,9 +182,11 @@ static enum attnd_status exchange_locked(struct gate *gate, struct wire_gate_req
     size_t size = codec_encode_gate_request(request, packet, sizeof packet);
     if (!send_packet(gate->fd, packet, size, fd, deadline)) {
         if (errno == EAGAIN) {
+            request->id = 0;
             return no_answer(timeout_ns);
         }
         if (errno != EPIPE && errno != ECONNRESET) {
+            request->id = 0;
             return error_set(ATTND_RESOURCE_EXHAUSTED,
                 "a descriptor cannot be passed to the daemon: %s", strerrordesc_np(errno));
         }
@@ -234,6 +236,7 @@ enum attnd_status gate_exchange(struct gate *gate, struct wire_gate_request *req
     struct wire_gate_reply *reply, int64_t timeout_ns)
 {
     enum attnd_status status = loss_check(gate->loss);
+    request->id = 0;
     if (status == ATTND_OK) {
         (void)pthread_mutex_lock(&gate->mutex);
         status = exchange_locked(gate, request, fd, reply, timeout_ns);

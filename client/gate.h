@@ -26,8 +26,9 @@ enum attnd_status gate_open(
 void gate_close(struct gate *gate, bool forked);
 
 /*
- * One round trip; `fd` travels along unless it is -1. Sets request->id. ATTND_OK also if the daemon
- * refused: reply->error says so. ATTND_TIMED_OUT: no answer, the daemon may have acted on it or not.
+ * One round trip; `fd` travels along unless it is -1. Sets request->id, to 0 where nothing was sent.
+ * ATTND_OK also if the daemon refused: reply->error says so. ATTND_TIMED_OUT: no answer, the daemon may
+ * have acted on what was sent or not.
  */
 enum attnd_status gate_exchange(struct gate *gate, struct wire_gate_request *request, int fd,
     struct wire_gate_reply *reply, int64_t timeout_ns);

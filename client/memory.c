@@ -27,11 +27,19 @@ static enum attnd_status introduce(struct attnd *client, int fd, struct region *
     return reply.error.status == WIRE_OK ? ATTND_OK : error_of_wire(&reply.error);
 }
 
-static void drop(struct attnd *client, const struct region *region)
+/* false: the daemon was not even told so, and the region is there still. */
+static bool drop(struct attnd *client, const struct region *region, int64_t timeout_ns)
 {
     struct wire_gate_request request = {.kind = WIRE_GATE_DROP_REGION, .region = region->id};
     struct wire_gate_reply reply;
-    (void)gate_exchange(&client->gate, &request, -1, &reply, client->timeout_ns);
+    (void)gate_exchange(&client->gate, &request, -1, &reply, timeout_ns);
+    return request.id != 0;
+}
+
+static void forget(struct attnd *client, struct region *region)
+{
+    memory_unbook(client, 1, region->bytes);
+    region_free(region);
 }
 
 static enum attnd_status fill(struct attnd *client, struct region *region)
@@ -61,7 +69,7 @@ static bool publish(struct attnd *client, struct region *region)
     bool inserted = region_insert(&client->memory.table, region);
     (void)pthread_mutex_unlock(&client->mutex);
     if (!inserted) {
-        drop(client, region);
+        (void)drop(client, region, client->timeout_ns);
     }
     return inserted;
 }
@@ -139,9 +147,17 @@ void memory_unbook(struct attnd *client, size_t regions, uint64_t bytes)
 
 void memory_withdraw(struct attnd *client, struct region *region)
 {
-    drop(client, region);
-    memory_unbook(client, 1, region->bytes);
-    region_free(region);
+    (void)drop(client, region, client->timeout_ns);
+    forget(client, region);
+}
+
+bool memory_try_withdraw(struct attnd *client, struct region *region, int64_t timeout_ns)
+{
+    bool dropped = drop(client, region, timeout_ns);
+    if (dropped) {
+        forget(client, region);
+    }
+    return dropped;
 }
 
 enum attnd_status memory_create(struct attnd *client, uint64_t bytes, struct region **region)

@@ -28,6 +28,9 @@ void memory_unbook(struct attnd *client, size_t regions, uint64_t bytes);
 /* The daemon maps the region no more, and it is freed. Likewise. */
 void memory_withdraw(struct attnd *client, struct region *region);
 
+/* The same, but waits no longer than this. false: the daemon could not be told, and all is as it was. */
+bool memory_try_withdraw(struct attnd *client, struct region *region, int64_t timeout_ns);
+
 /* Makes a region of at least `bytes`. Takes the client's mutex by itself. */
 enum attnd_status memory_create(struct attnd *client, uint64_t bytes, struct region **region);
 

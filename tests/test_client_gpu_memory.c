@@ -3,8 +3,11 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include "client.h"
+#include "clock.h"
 #include "gpu_case.h"
 
 #define CASES 60
@@ -137,6 +140,33 @@ Test(client_gpu_memory, trimming_releases_what_is_idle)
     OK(attnd_trim(gpu_client, ATTND_FOREVER));
     gpu_run(made, NULL);
     gpu_finish_call(made, true);
+}
+
+#define IDLE 12
+
+Test(client_gpu_memory, trimming_takes_its_time_once_and_loses_nothing)
+{
+    struct client_case *made[IDLE];
+    for (int i = 0; i < IDLE; i++) {
+        made[i] = gpu_call(NULL);
+        gpu_run(made[i], NULL);
+    }
+    int none = 0; /* room for a few messages: some cannot be sent */
+    cr_assert_eq(setsockopt(gpu_client->gate.fd, SOL_SOCKET, SO_SNDBUF, &none, sizeof none), 0);
+    cr_assert_eq(kill(gpu_daemon.pid, SIGSTOP), 0);
+    int64_t begin = clock_now_ns();
+    gpu_expect(attnd_trim(gpu_client, 100000000), ATTND_TIMED_OUT, "0.100 s");
+    cr_expect_lt(clock_now_ns() - begin, CLOCK_SECOND_NS);
+    cr_expect_gt(gpu_client->memory.regions, 0, "the daemon does not know of all yet");
+    cr_expect_lt(gpu_client->memory.regions, IDLE);
+    cr_assert_eq(kill(gpu_daemon.pid, SIGCONT), 0);
+    OK(attnd_trim(gpu_client, ATTND_FOREVER));
+    cr_expect_eq(gpu_regions(), 0);
+    cr_expect_eq(gpu_client->memory.regions, 0);
+    cr_expect_eq(gpu_client->memory.bytes, 0);
+    for (int i = 0; i < IDLE; i++) {
+        gpu_finish_call(made[i], true);
+    }
 }
 
 /* ---- Pieces ------------------------------------------------------------------------------------- */
