@@ -438,13 +438,13 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, columns_shape<Width, 
             ptx_barrier(); /* nobody reads q */
             columns_load_q<Width, shape>(walk, next, shared + shape::q);
         }
+        if (Kind != SCORE_PLAIN && walk.dbias != NULL) {
+            columns_store_dbias<shape>(walk, step, shared + shape::ds);
+        }
         columns_multiply<Width, Bf16, shape>(dv, address + shape::p, q + shape::query_bytes);
         if (shape::stages == 1 && more) {
             ptx_barrier(); /* nobody reads dout */
             columns_load_dout<Width, shape>(walk, next, shared + shape::q);
-        }
-        if (Kind != SCORE_PLAIN && walk.dbias != NULL) {
-            columns_store_dbias<shape>(walk, step, shared + shape::ds);
         }
         if (walk.dq != NULL) {
             columns_add_dq<Width, Bf16, shape>(walk, step, address);

@@ -50,6 +50,8 @@ struct dbias_step {
     int32_t kv_head;
     int32_t query;
     int32_t key;
+    int32_t
+        end; /* of a vector's walk: behind the last query or key that there is something to see */
     struct lengths_sequence queries;
     struct lengths_sequence keys;
     const float *lse; /* of the sequence's first query */
@@ -76,6 +78,12 @@ struct dbias_shape {
     static const int bytes = steps + DBIAS_STEPS * (int)sizeof(struct dbias_step);
 };
 
+/* The last row of a tile that exists. */
+PTX_FUNCTION int32_t dbias_last(int32_t first, int32_t length)
+{
+    return (first + BACKWARD_ROWS < length ? first + BACKWARD_ROWS : length) - 1;
+}
+
 /* The first tile of a head. */
 PTX_FUNCTION void dbias_enter(
     struct dbias_step &step, const struct device_item &item, const struct dbias_part &part)
@@ -93,31 +101,33 @@ PTX_FUNCTION void dbias_enter(
         score_head_of(problem, step.batch, step.head, step.queries.length, step.keys.length);
     step.query = part.query;
     step.key = part.key;
-    if (part.kind == BACKWARD_DBIAS_KEYS) {
+    step.end = 0;
+    if (part.kind == BACKWARD_DBIAS_KEYS && part.key < step.keys.length) {
         step.query = score_first_query(step.score, part.key) / BACKWARD_ROWS * BACKWARD_ROWS;
+        step.end = score_end_query(step.score, dbias_last(part.key, step.keys.length));
     }
-    if (part.kind == BACKWARD_DBIAS_QUERIES) {
+    if (part.kind == BACKWARD_DBIAS_QUERIES && part.query < step.queries.length) {
         step.key = score_first_key(step.score, part.query) / BACKWARD_ROWS * BACKWARD_ROWS;
+        step.end = score_end_key(step.score, dbias_last(part.query, step.queries.length));
     }
 }
 
 /* Whether any of a tile's queries sees any of its keys. */
 PTX_FUNCTION bool dbias_visible(const struct dbias_step &step)
 {
-    int32_t last = step.query + BACKWARD_ROWS < step.queries.length ? step.query + BACKWARD_ROWS
-                                                                    : step.queries.length;
-    return step.query < step.queries.length && step.key < score_end_key(step.score, last - 1) &&
+    return step.query < step.queries.length &&
+           step.key < score_end_key(step.score, dbias_last(step.query, step.queries.length)) &&
            step.key + BACKWARD_ROWS > score_first_key(step.score, step.query);
 }
 
 PTX_FUNCTION void dbias_advance(
     struct dbias_step &step, const struct device_item &item, const struct dbias_part &part)
 {
-    if (part.kind == BACKWARD_DBIAS_KEYS && step.query + BACKWARD_ROWS < step.queries.length) {
+    if (part.kind == BACKWARD_DBIAS_KEYS && step.query + BACKWARD_ROWS < step.end) {
         step.query += BACKWARD_ROWS;
         return;
     }
-    if (part.kind == BACKWARD_DBIAS_QUERIES && step.key + BACKWARD_ROWS < step.keys.length) {
+    if (part.kind == BACKWARD_DBIAS_QUERIES && step.key + BACKWARD_ROWS < step.end) {
         step.key += BACKWARD_ROWS;
         return;
     }

@@ -69,10 +69,11 @@ PTX_FUNCTION void delta_store(
     float lse = delta_scalar(problem.lse, place, row);
     float dlse = problem.dlse.data != NULL ? delta_scalar(problem.dlse, place, row) : 0.0F;
 
-    ((float *)(item.workspace + layout.delta))[place.at + row] = sum - dlse;
-    /* Makes every probability of a query that sees nothing 0 and not e^(s + inf). */
+    /* Makes every probability of a query that sees nothing 0 and not e^(s + inf), whatever dlse is. */
+    bool nothing = lse == -infinity;
+    ((float *)(item.workspace + layout.delta))[place.at + row] = nothing ? 0.0F : sum - dlse;
     ((float *)(item.workspace + layout.lse))[place.at + row] =
-        lse == -infinity ? infinity : lse * SCORE_LOG2E;
+        nothing ? infinity : lse * SCORE_LOG2E;
 }
 
 /* Groups that the block's rows are in; others have the rest of a sequence's last one. */

@@ -114,27 +114,25 @@ PTX_FUNCTION struct sums_vector sums_vector_of(const struct attn_problem &proble
     return vector;
 }
 
-/* A thread's part of an element: every `step`-th head's number at a position, or, if that is -1, every
- * `step`-th number of all heads. */
-PTX_FUNCTION double sums_add_vector(const struct device_item &item,
-    const struct sums_vector &vector, int64_t position, int first, int step)
+/* A part's sum of an element: of every SUMS_PARTS-th head the number at a position, or, if that is -1,
+ * what a thread of the part has of all numbers. */
+PTX_FUNCTION double sums_add_vector(
+    const struct device_item &item, const struct sums_vector &vector, int64_t position)
 {
     const struct attn_problem &problem = item.problem;
     enum lengths_side side = backward_bias_side(&problem);
-    const float *part = (const float *)(item.workspace + backward_layout_of(&problem).bias);
+    const float *numbers = (const float *)(item.workspace + backward_layout_of(&problem).bias);
+    int32_t heads = vector.end_head - vector.head;
+    int64_t count = (int64_t)(vector.end_batch - vector.batch) * heads;
     double sum = 0;
-    int turn = 0;
 
-    for (int32_t b = vector.batch; b < vector.end_batch; b++) {
-        for (int32_t h = vector.head; h < vector.end_head; h++) {
-            struct sums_rows rows = sums_rows_of(item, side, b, h);
-            if (position < 0) {
-                for (int32_t i = first; i < rows.length; i += step) {
-                    sum += (double)part[rows.at + i];
-                }
-            } else if (turn++ % step == first && position < rows.length) {
-                sum += (double)part[rows.at + position];
-            }
+    for (int64_t i = (int)ptx_thread() / BACKWARD_ROWS; i < count; i += SUMS_PARTS) {
+        struct sums_rows rows = sums_rows_of(
+            item, side, vector.batch + (int32_t)(i / heads), vector.head + (int32_t)(i % heads));
+        int32_t row = position < 0 ? (int32_t)ptx_thread() % BACKWARD_ROWS : (int32_t)position;
+        int32_t end = position < 0 || row >= rows.length ? rows.length : row + 1;
+        for (; row < end; row += BACKWARD_ROWS) {
+            sum += (double)numbers[rows.at + row];
         }
     }
     return sum;
@@ -150,7 +148,7 @@ PTX_FUNCTION void sums_bias(const struct device_item &item, int64_t tile)
     int thread = (int)ptx_thread();
 
     if (vector.position < 0) {
-        double sum = sums_of_block(sums_add_vector(item, vector, -1, thread, SUMS_THREADS));
+        double sum = sums_of_block(sums_add_vector(item, vector, -1));
         if (thread == 0) {
             backward_store<Bf16>(view, problem.bias_dtype, at, (float)sum);
         }
@@ -158,7 +156,7 @@ PTX_FUNCTION void sums_bias(const struct device_item &item, int64_t tile)
     }
     double *shared = (double *)ptx_shared_memory();
     int64_t position = vector.position + thread % BACKWARD_ROWS;
-    shared[thread] = sums_add_vector(item, vector, position, thread / BACKWARD_ROWS, SUMS_PARTS);
+    shared[thread] = sums_add_vector(item, vector, position);
     ptx_barrier();
     bool keys = backward_bias_side(&problem) == LENGTHS_KEYS;
     if (thread < BACKWARD_ROWS && position < (keys ? problem.seqlen_k : problem.seqlen_q)) {
