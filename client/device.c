@@ -64,6 +64,12 @@ static bool is_alive(
     return true;
 }
 
+/* Whether the daemon has addresses for it up to there. What never grows is judged elsewhere. */
+static bool can_reach(const struct region *region, uint64_t end)
+{
+    return region->kind != WIRE_MEMORY_CUDA_VMM || end - begin_of(region) <= region->reserve;
+}
+
 /* ---- Letting go --------------------------------------------------------------------------------- */
 
 static void retire(struct devices *devices, struct region *region)
@@ -289,6 +295,7 @@ static struct region *introduce(struct attnd *client, struct wire_gate_request *
     region->kind = request->memory;
     region->base = (uint8_t *)(uintptr_t)base;
     region->bytes = request->bytes;
+    region->reserve = request->reserve;
     retire_range(devices, base, base + request->bytes, region);
     if (!add_piece(region, base, id, error) || !ask_for(client, request, fd, 1, &reply, error)) {
         region_free(region);
@@ -304,28 +311,29 @@ static struct region *introduce(struct attnd *client, struct wire_gate_request *
 }
 
 /* Where the run of mapped pieces begins that this one is part of, or where the known region ends that
- * the run continues: *known. */
+ * the run continues: *known, NULL if that has no room for what is wanted. */
 static uint64_t begin_of_run(
-    const struct attnd *client, int ordinal, uint64_t base, struct region **known)
+    const struct attnd *client, const struct wanted *wanted, uint64_t base, struct region **known)
 {
     uint64_t before;
     uint64_t bytes;
     struct driver_memory memory;
     *known = NULL;
-    while (!*known && driver_range(&client->driver, base - 1, &before, &bytes) &&
-           before + bytes == base && driver_describe(&client->driver, before, &memory) &&
-           memory.ordinal == ordinal && driver_is_mapped(&client->driver, before)) {
+    while (driver_range(&client->driver, base - 1, &before, &bytes) && before + bytes == base &&
+           driver_describe(&client->driver, before, &memory) && memory.ordinal == wanted->ordinal &&
+           driver_is_mapped(&client->driver, before)) {
         struct region *region = region_find(&client->devices.table, before);
         if (region && end_of(region) == base && is_alive(client, region, begin_of(region), base)) {
-            *known = region;
-        } else {
-            base = before;
+            *known = can_reach(region, wanted->end) ? region : NULL;
+            break;
         }
+        base = before;
     }
     return base;
 }
 
-/* The most bytes that a region from `begin` on can come to: what its addresses were reserved for. */
+/* The most bytes that a region from `begin` on can come to, at least `bytes`: what its addresses were
+ * reserved for. */
 static uint64_t reserve_of(
     const struct attnd *client, const struct driver_memory *memory, uint64_t begin, uint64_t bytes)
 {
@@ -344,7 +352,7 @@ static struct region *introduce_mapped(
         .kind = WIRE_GATE_ADD_REGION, .memory = WIRE_MEMORY_CUDA_VMM};
     struct driver_memory memory = {0};
     struct region *known;
-    uint64_t begin = begin_of_run(client, wanted->ordinal, base, &known);
+    uint64_t begin = begin_of_run(client, wanted, base, &known);
     if (known) {
         return known;
     }
@@ -362,7 +370,9 @@ static struct region *introduce_mapped(
             wanted->name);
         return NULL;
     }
-    request.reserve = reserve_of(client, &memory, begin, request.bytes);
+    uint64_t wanted_bytes = wanted->end - begin;
+    request.reserve = reserve_of(
+        client, &memory, begin, request.bytes > wanted_bytes ? request.bytes : wanted_bytes);
     struct region *region = introduce(client, &request, fd, begin, memory.id, error);
     (void)close(fd);
     return region;
@@ -475,7 +485,8 @@ static struct region *find(
     struct attnd *client, const struct wanted *wanted, struct wire_error *error)
 {
     struct region *region = region_find(&client->devices.table, wanted->first);
-    if (region && !is_alive(client, region, wanted->first, wanted->end)) {
+    if (region && (!can_reach(region, wanted->end) ||
+                      !is_alive(client, region, wanted->first, wanted->end))) {
         retire(&client->devices, region);
         region = NULL;
     }

@@ -21,6 +21,7 @@ struct region {
     struct region *next; /* in a list of those that nobody finds any more */
     uint8_t *base;       /* of a device's: not to be followed */
     uint64_t bytes;
+    uint64_t reserve; /* of pieces: the most bytes that it can grow to */
     enum wire_memory_kind kind;
     uint32_t id;    /* the daemon's name for it */
     uint32_t users; /* who prepares to use it; guarded by the client's mutex */

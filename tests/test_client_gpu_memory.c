@@ -241,6 +241,28 @@ Test(client_gpu_memory, a_piece_that_changed_makes_its_run_another_one)
     cr_expect_eq(gpu_region_bytes(), 4 * FAKE_PIECE_BYTES);
 }
 
+Test(client_gpu_memory, reservations_side_by_side_do_not_get_into_each_others_way)
+{
+    range = fake_cuda_reserve(PIECES);
+    fake_cuda_split(range + PIECES / 2 * FAKE_PIECE_BYTES);
+    map_pieces(FAKE_MAPPED, 0, 4);
+    run_across(1);
+    run_across(2);
+    cr_expect_eq(gpu_region_bytes(), 4 * FAKE_PIECE_BYTES);
+    map_pieces(FAKE_MAPPED, 4, 4);
+    run_across(4);
+    cr_expect_eq(gpu_regions(), 2, "the first is full");
+    run_across(5);
+    run_across(2);
+    cr_expect_eq(gpu_regions(), 2);
+    run_across(3);
+    cr_expect(gpu_eventually(gpu_has_regions, &(uint64_t){1}), "of both, as a tensor is");
+    run_across(6);
+    run_across(0);
+    cr_expect(gpu_eventually(gpu_has_regions, &(uint64_t){1}));
+    cr_expect_eq(gpu_region_bytes(), 8 * FAKE_PIECE_BYTES);
+}
+
 static void change_first_piece(void)
 {
     free_piece(0);

@@ -40,6 +40,7 @@ FAKE_EXPORT void fake_cuda_free(void *memory);
 
 /* Addresses for pieces, which fake_cuda_map() puts there, new and zeroed. */
 FAKE_EXPORT void *fake_cuda_reserve(uint64_t pieces);
+FAKE_EXPORT void fake_cuda_split(void *address); /* two reservations, as if made one by one */
 FAKE_EXPORT void fake_cuda_map(int ordinal, enum fake_memory kind, void *address);
 
 /* Of the current context. They end with the process. */

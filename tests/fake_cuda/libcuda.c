@@ -271,6 +271,22 @@ void *fake_cuda_reserve(uint64_t pieces)
     return (void *)(uintptr_t)base;
 }
 
+void fake_cuda_split(void *address)
+{
+    uint64_t at = (uintptr_t)address;
+    (void)pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < reservation_count; i++) {
+        struct reservation *reserved = &reservations[i];
+        if (at > reserved->base && at - reserved->base < reserved->bytes) {
+            uint64_t left = at - reserved->base;
+            reservations[reservation_count++] = (struct reservation){at, reserved->bytes - left};
+            reserved->bytes = left;
+            break;
+        }
+    }
+    (void)pthread_mutex_unlock(&lock);
+}
+
 void fake_cuda_map(int ordinal, enum fake_memory kind, void *address)
 {
     (void)pthread_mutex_lock(&lock);
