@@ -59,6 +59,7 @@ static struct truth count_bytes(
         size_t size = wire_dtype_bytes(tensor->dtype);
         bool output = wire_role_is_output(plan->direction, tensor->role);
         truth.outside = truth.outside || call->offset[t] > region_bytes;
+        truth.misaligned = truth.misaligned || call->offset[t] % size != 0;
         for (uint64_t n = 0; n < element_count(tensor); n++) {
             int64_t at = (int64_t)call->offset[t] + element_offset(tensor, n);
             truth.outside = truth.outside || at < 0 || (uint64_t)at + size > region_bytes;

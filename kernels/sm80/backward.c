@@ -168,7 +168,7 @@ static const struct sm80_stage stages[] = {
 static const struct sm80_kernel *width_kernel_at(
     const struct backward_kernels *kernels, size_t index)
 {
-    size_t columns = 2 * SCORE_KINDS;
+    size_t columns = (size_t)2 * SCORE_KINDS;
 
     if (index < columns) {
         return &kernels->columns.kernel[index % 2][index / 2];
