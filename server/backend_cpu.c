@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "choose.h"
 #include "pool.h"
 #include "shared_memory.h"
 #include "thread.h"
@@ -56,24 +57,6 @@ static bool is_ours(const struct attn_family *family)
     return attn_family_device(family) == ATTN_DEVICE_CPU;
 }
 
-static const struct attn_family *choose(struct backend *backend, enum attn_direction direction,
-    const struct attn_problem *problem, const char **why)
-{
-    (void)backend;
-    *why = "there is no kernel family for the processor in this build";
-    for (size_t i = 0; i < attn_family_count(); i++) {
-        const struct attn_family *family = attn_family_at(i);
-        if (!is_ours(family)) {
-            continue;
-        }
-        *why = attn_unsupported(family, direction, problem);
-        if (*why == NULL) {
-            return family;
-        }
-    }
-    return NULL;
-}
-
 static enum wire_status submit(struct backend *backend, struct group *group)
 {
     struct cpu *cpu = cpu_of(backend);
@@ -120,7 +103,7 @@ static size_t scratch_bytes(void)
 static const struct backend_ops cpu_ops = {
     .map = map_region,
     .unmap = unmap_region,
-    .choose = choose,
+    .choose = choose_family,
     .submit = submit,
     .poll = poll_ended,
     .destroy = destroy,

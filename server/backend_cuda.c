@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "choose.h"
 #include "cuda_device.h"
 #include "cuda_memory.h"
 #include "cuda_warm.h"
@@ -253,23 +254,6 @@ static void unpin_page(struct backend *backend, struct page *page)
     cuda_memory_unpin_page(cuda_of(backend)->memory, page);
 }
 
-static const struct attn_family *choose(struct backend *backend, enum attn_direction direction,
-    const struct attn_problem *problem, const char **why)
-{
-    *why = "there is no kernel family for this GPU in this build";
-    for (size_t i = 0; i < attn_family_count(); i++) {
-        const struct attn_family *family = attn_family_at(i);
-        if (!cuda_warm_fits(&cuda_of(backend)->device, family)) {
-            continue;
-        }
-        *why = attn_unsupported(family, direction, problem);
-        if (*why == NULL) {
-            return family;
-        }
-    }
-    return NULL;
-}
-
 /* -- beginning and end -------------------------------------------------------------------------- */
 
 static void destroy(struct backend *backend)
@@ -292,7 +276,7 @@ static const struct backend_ops cuda_ops = {
     .unmap = unmap_region,
     .pin_page = pin_page,
     .unpin_page = unpin_page,
-    .choose = choose,
+    .choose = choose_family,
     .submit = submit,
     .poll = poll_ended,
     .look = look,
@@ -330,8 +314,7 @@ static bool create_parts(struct cuda *cuda, uint64_t workspace_bytes, struct wir
         return false;
     }
     backend->workspace_bytes = workspace_bytes;
-    return cuda_warm_up(
-        &cuda->device, cuda->launch[0].stream, backend->workspace, workspace_bytes, error);
+    return cuda_warm_up(backend, cuda->launch[0].stream, error);
 }
 
 static void describe(struct cuda *cuda)

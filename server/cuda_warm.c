@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "choose.h"
 #include "log.h"
 
 /* One block of queries and keys: every tensor of it fits into the same memory. */
@@ -57,11 +58,9 @@ static struct attn_problem problem_of(
 }
 
 struct warming {
-    const struct cuda_device *device;
+    const struct backend *backend;
     cudaStream_t stream;
     char *memory; /* owned */
-    void *workspace;
-    uint64_t workspace_bytes;
 };
 
 static bool run(const struct warming *warming, const struct attn_family *family,
@@ -70,12 +69,12 @@ static bool run(const struct warming *warming, const struct attn_family *family,
     const struct attn_problem problem = problem_of(direction, dtype, warming->memory);
     const struct attn_target target = {.stream = warming->stream};
     if (attn_unsupported(family, direction, &problem) != NULL ||
-        attn_workspace_bytes(family, direction, &problem) > warming->workspace_bytes) {
+        attn_workspace_bytes(family, direction, &problem) > warming->backend->workspace_bytes) {
         return true;
     }
     const struct attn_slice slice = {
         .problem = &problem,
-        .workspace = warming->workspace,
+        .workspace = warming->backend->workspace,
         .begin = 0,
         .end = attn_tile_count(family, direction, &problem),
     };
@@ -98,10 +97,11 @@ static bool warm_family(
 
 static bool warm_families(const struct warming *warming, struct wire_error *error)
 {
+    int capability = warming->backend->facts.capability;
     size_t fitting = 0;
     for (size_t i = 0; i < attn_family_count(); i++) {
         const struct attn_family *family = attn_family_at(i);
-        if (!cuda_warm_fits(warming->device, family)) {
+        if (!choose_fits(warming->backend, family)) {
             continue;
         }
         fitting++;
@@ -111,22 +111,12 @@ static bool warm_families(const struct warming *warming, struct wire_error *erro
     }
     return fitting > 0 || wire_fail(error, WIRE_UNSUPPORTED,
                               "device: this build has no kernels for compute capability %d.%d",
-                              warming->device->capability / 10, warming->device->capability % 10);
+                              capability / 10, capability % 10);
 }
 
-bool cuda_warm_fits(const struct cuda_device *device, const struct attn_family *family)
+bool cuda_warm_up(const struct backend *backend, cudaStream_t stream, struct wire_error *error)
 {
-    return attn_family_device(family) == ATTN_DEVICE_CUDA &&
-           attn_family_capability(family) <= device->capability;
-}
-
-bool cuda_warm_up(const struct cuda_device *device, cudaStream_t stream, void *workspace,
-    uint64_t workspace_bytes, struct wire_error *error)
-{
-    struct warming warming = {.device = device,
-        .stream = stream,
-        .workspace = workspace,
-        .workspace_bytes = workspace_bytes};
+    struct warming warming = {.backend = backend, .stream = stream};
     void *memory = NULL;
     if (!CUDA_OK(error, WIRE_INTERNAL, cudaMalloc(&memory, 3 * BYTES))) {
         return false;

@@ -15,6 +15,7 @@
 
 #include "backend.h"
 #include "backend_open.h"
+#include "choose.h"
 #include "door.h"
 #include "engine.h"
 #include "fatal.h"
@@ -221,8 +222,7 @@ static void name_families(const struct backend *backend, char *names, size_t siz
     names[0] = '\0';
     for (size_t i = 0; i < attn_family_count() && used < size; i++) {
         const struct attn_family *family = attn_family_at(i);
-        if ((int)attn_family_device(family) == (int)backend->device_kind &&
-            attn_family_capability(family) <= backend->facts.capability) {
+        if (choose_fits(backend, family)) {
             used += (size_t)snprintf(
                 names + used, size - used, "%s%s", used > 0 ? "," : "", attn_family_name(family));
         }

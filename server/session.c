@@ -10,6 +10,7 @@
 
 #include <uv.h>
 
+#include "choose.h"
 #include "log.h"
 
 /* Of that user, in that state. */
@@ -300,12 +301,6 @@ static struct wire_device describe_device(const struct backend *backend)
 }
 
 /* Whether the device can run the family. */
-static bool backend_uses(const struct backend *backend, const struct attn_family *family)
-{
-    return (int)attn_family_device(family) == (int)backend->device_kind &&
-           attn_family_capability(family) <= backend->facts.capability;
-}
-
 void session_describe(const struct session_table *table, const struct session *session,
     struct wire_session *description)
 {
@@ -337,7 +332,7 @@ void session_info(const struct session_table *table, struct wire_info *info)
     wire_copy_text(info->version, sizeof(info->version), ATTND_VERSION);
     for (size_t i = 0; i < attn_family_count() && info->families < WIRE_MAX_FAMILIES; i++) {
         const struct attn_family *family = attn_family_at(i);
-        if (backend_uses(options->backend, family)) {
+        if (choose_fits(options->backend, family)) {
             char *name = info->family[info->families++];
             wire_copy_text(name, WIRE_NAME_BYTES, attn_family_name(family));
         }
