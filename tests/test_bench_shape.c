@@ -12,14 +12,6 @@ static struct shape parsed(const char *text)
     return shape;
 }
 
-static void refused(const char *text, const char *because)
-{
-    struct shape shape;
-    char message[SHAPE_TEXT_BYTES] = "";
-    cr_expect_not(shape_parse(&shape, text, message), "%s was taken", text);
-    cr_expect_not_null(strstr(message, because), "%s: %s", text, message);
-}
-
 Test(bench_shape, what_is_left_out_has_a_default)
 {
     struct shape shape = parsed("sq=7,hq=6");
@@ -51,26 +43,39 @@ Test(bench_shape, a_description_is_read_as_the_same_shape)
 
 Test(bench_shape, a_refusal_names_the_key)
 {
-    refused("sq=1,size=4", "'size'");
-    refused("sq=0", "sq cannot be '0'");
-    refused("sq", "sq needs a value");
-    refused("sq=1,alibi=2", "alibi takes no value");
-    refused("sq=1,window=3", "window cannot be '3'");
-    refused("sq=1,window=3:4:5", "window cannot be");
-    refused("sq=1,window=-1:0", "window cannot be");
-    refused("sq=1,align=center", "align cannot be 'center'");
-    refused("sq=1,bias=bxhxq", "bias cannot be");
-    refused("sq=1,bias=hxbxqxk", "bias cannot be");
-    refused("sq=1,bias=bxhxqxkx1", "bias cannot be");
-    refused("sq=1,bias_dtype=fp32", "bias_dtype needs bias");
-    refused("sq=1,softcap=-1", "softcap cannot be");
-    refused("sq=1,dropout=1", "dropout cannot be '1'");
-    refused("varlen=1:2,b=2", "varlen stands instead of");
-    refused("varlen=1:x", "varlen cannot be");
-    refused("varlen=1:2,varlen_k=3", "varlen_k has 1");
-    refused("sq=1,varlen_k=3", "varlen_k needs varlen");
-    refused("b=2,sq=4,short_k=1:2:3", "short_k has 3");
-    refused("", "needs sq");
+    static const struct {
+        const char *text;
+        const char *because;
+    } refused[] = {
+        {"sq=1,size=4", "'size'"},
+        {"sq=0", "sq cannot be '0'"},
+        {"sq", "sq needs a value"},
+        {"sq=1,alibi=2", "alibi takes no value"},
+        {"sq=1,window=3", "window cannot be '3'"},
+        {"sq=1,window=3:4:5", "window cannot be"},
+        {"sq=1,window=-1:0", "window cannot be"},
+        {"sq=1,align=center", "align cannot be 'center'"},
+        {"sq=1,bias=bxhxq", "bias cannot be"},
+        {"sq=1,bias=hxbxqxk", "bias cannot be"},
+        {"sq=1,bias=bxhxqxkx1", "bias cannot be"},
+        {"sq=1,bias_dtype=fp32", "bias_dtype needs bias"},
+        {"sq=1,softcap=-1", "softcap cannot be"},
+        {"sq=1,dropout=1", "dropout cannot be '1'"},
+        {"varlen=1:2,b=2", "varlen stands instead of"},
+        {"varlen=1:x", "varlen cannot be"},
+        {"varlen=1:2,varlen_k=3", "varlen_k has 1"},
+        {"sq=1,varlen_k=3", "varlen_k needs varlen"},
+        {"b=2,sq=4,short_k=1:2:3", "short_k has 3"},
+        {"", "needs sq"},
+    };
+
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
+        struct shape shape;
+        char message[SHAPE_TEXT_BYTES] = "";
+        cr_expect_not(
+            shape_parse(&shape, refused[i].text, message), "%s was taken", refused[i].text);
+        cr_expect_not_null(strstr(message, refused[i].because), "%s: %s", refused[i].text, message);
+    }
 }
 
 Test(bench_shape, varlen_gives_batch_and_longest_lengths)
