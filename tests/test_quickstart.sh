@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What deploy/quickstart installs, and what it says where it can't: with stand-ins for apt-get, sudo,
-# dpkg-query, id, cmake and the compilers, in a copy of deploy/, so that nothing is really installed.
+# What deploy/quickstart installs and configures, and what it says where it can't: with stand-ins for
+# apt-get, sudo, dpkg-query, id, cmake, the compilers and nvidia-smi, in a copy of deploy/, so that
+# nothing is really installed.
 # shellcheck disable=SC2016 # the stand-ins expand their own variables
 set -euo pipefail
 
@@ -20,6 +21,34 @@ stand_in() { # command, its body
     chmod +x "$work/bin/$1"
 }
 
+# Like the real one, it remembers a tree's ATTND_CUDA, says what comes of it, and builds a demo that says
+# the same. A demo that was there is left alone.
+stand_in_cmake() {
+    stand_in cmake '
+        if [[ $1 == --version ]]; then echo cmake version 3.25.1; exit; fi
+        echo "cmake $*" >>'"$work"'/calls
+        words="$* " cuda=AUTO
+        tree=${words#*--preset } tree=build/${tree%% *}
+        /bin/mkdir -p $tree/bin
+        if [[ $1 == --build ]]; then
+            read -r gpus <$tree/gpus
+            printf "#!/bin/bash\necho \"demo in \$PWD, %s: \$*\"\n" "$gpus" >$tree/bin/attnd-demo
+            /bin/chmod +x $tree/bin/attnd-demo
+            exit
+        fi
+        [[ ! -s $tree/CMakeCache.txt ]] || read -r cuda <$tree/CMakeCache.txt
+        [[ $words != *-DATTND_CUDA=* ]] || { cuda=${words##*-DATTND_CUDA=}; cuda=${cuda%% *}; }
+        echo "$cuda" >$tree/CMakeCache.txt
+        echo without CUDA >$tree/gpus
+        if [[ $cuda != OFF ]] && command -v nvcc >/dev/null; then
+            echo "-- GPUs: yes, with CUDA 13.0.88"
+            echo with CUDA >$tree/gpus
+        else
+            echo "-- GPUs: no, the processor alone"
+        fi
+        if [[ -e '"$work"'/no-cublas ]]; then echo "-- No cuBLAS: the trainer"; fi'
+}
+
 # A machine of root's with all tools, on which the packages in $work/missing are not installed.
 fresh_machine() {
     rm -rf "${work:?}"/*
@@ -35,8 +64,7 @@ fresh_machine() {
     stand_in dpkg-query "/bin/grep -qx \"\${!#}\" $work/missing || echo installed"
     stand_in apt-get "echo \"apt-get \$*\" >>$work/calls"
     stand_in sudo "echo \"sudo \$1\" >>$work/calls; exec \"\$@\""
-    stand_in cmake "if [[ \$1 == --version ]]; then echo cmake version 3.25.1; else
-        echo \"cmake \$*\" >>$work/calls; fi"
+    stand_in_cmake
     stand_in ctest "echo \"ctest \$*\" >>$work/calls"
     for tool in ninja gcc clang; do stand_in $tool 'exit 0'; done
 }
@@ -78,33 +106,101 @@ called 'sudo apt-get' || fail "another user updated without sudo"
 called 'sudo env' || fail "another user installed without sudo"
 
 fresh_machine
-printf '%s\n' clang libcriterion-dev >"$work/missing"
-mkdir -p "$work/tree/build/release/bin"
-stand_in attnd-demo 'echo "demo in $PWD:" "$@"'
-mv "$work/bin/attnd-demo" "$work/tree/build/release/bin/"
+printf '%s\n' clang libcriterion-dev g++ >"$work/missing"
 (cd "$work/bin" && quickstart demo --trainers 2 --text 'a b')
-! called apt-get || fail "the demo installed what only the tests need"
-said "^demo in $work/bin: --trainers 2 --text a b\$" || fail "the demo did not get its options"
-
+! called apt-get || fail "the demo installed what only tests and GPUs need"
+said "^demo in $work/bin, without CUDA: --trainers 2 --text a b\$" || fail "the demo did not get its options"
 called '-DATTND_CUDA=OFF' || fail "the demo built for a GPU that is not there"
 called 'target demo ' || fail "the demo built something else than the demo"
+! said 'GPU' || fail "a machine without a GPU heard of GPUs"
 
-fresh_machine
-stand_in nvidia-smi 'echo "GPU 0: NVIDIA H200 (UUID: GPU-00000000)"'
-mkdir -p "$work/tree/build/release/bin"
-stand_in attnd-demo 'true'
-mv "$work/bin/attnd-demo" "$work/tree/build/release/bin/"
-quickstart demo
-[[ $status == 0 ]] || fail "the demo on a GPU: exit status $status"
-! called 'ATTND_CUDA' || fail "the demo did not let CMake look for the CUDA Toolkit"
+# -- the demo and GPUs
 
-fresh_machine
-mkdir -p "$work/tree/build/release/bin"
-touch "$work/tree/build/release/CMakeCache.txt"
-stand_in attnd-demo 'true'
-mv "$work/bin/attnd-demo" "$work/tree/build/release/bin/"
+machine_with_gpu() { # nvcc, or nothing
+    fresh_machine
+    stand_in nvidia-smi 'echo "GPU 0: NVIDIA H200 (UUID: GPU-00000000)"'
+    (($# == 0)) || stand_in "$1" 'exit 0'
+}
+
+expect_demo() { # on what, in the words of the stand-in for the demo
+    [[ $status == 0 ]] || fail "$case: exit status $status"
+    said "^demo in [^ ]*, $1: " || fail "$case: another demo was built"
+}
+
+case='a GPU and the toolkit'
+machine_with_gpu nvcc
 quickstart demo
-! called 'DATTND_' || fail "the demo changed a tree that was there"
+expect_demo 'with CUDA'
+! said 'nvidia|toolkit|no ' || fail "$case: something is missing"
+
+case='a GPU, the toolkit, no C++ compiler'
+machine_with_gpu nvcc
+echo g++ >"$work/missing"
+quickstart demo
+expect_demo 'with CUDA'
+called 'install g\+\+$' || fail "$case: nvcc did not get its compiler"
+
+case='a GPU and no toolkit'
+machine_with_gpu
+quickstart demo
+expect_demo 'without CUDA'
+said '^== there is a GPU, but no CUDA Toolkit from 12\.4 on .*cuda-toolkit.*https://' ||
+    fail "$case: it is not said what to do"
+
+case='the toolkit came later'
+stand_in nvcc 'exit 0'
+quickstart demo
+expect_demo 'with CUDA'
+
+case='a GPU and a toolkit without cuBLAS'
+machine_with_gpu nvcc
+touch "$work/no-cublas"
+quickstart demo
+said '^== there is a GPU, but no CUDA Toolkit .* cuBLAS' || fail "$case: it is not said"
+
+case='a tree made for the CPU before there was a GPU'
+machine_with_gpu nvcc
+mv "$work/bin/nvidia-smi" "$work/nvidia-smi"
+quickstart demo
+expect_demo 'without CUDA'
+mv "$work/nvidia-smi" "$work/bin/nvidia-smi"
+quickstart demo
+expect_demo 'with CUDA'
+[[ $(grep -c 'ATTND_TESTS' "$work/calls") == 1 ]] || fail "$case: its tests were switched again"
+
+case='a GPU that the demo is told to leave alone'
+for option in '--device cpu' '--device=cpu' '-e cpu' -ecpu; do
+    machine_with_gpu nvcc
+    echo g++ >"$work/missing"
+    # shellcheck disable=SC2086 # two words
+    quickstart demo --steps 3 $option
+    expect_demo 'without CUDA'
+    called '-DATTND_CUDA=OFF' || fail "$case: $option built for it"
+    ! called apt-get || fail "$case: $option installed what it needs"
+done
+machine_with_gpu nvcc
+quickstart demo
+quickstart demo --device cpu
+expect_demo 'with CUDA'
+[[ $(grep -c 'ATTND_CUDA' "$work/calls") == 1 ]] || fail "$case: a tree for it was changed"
+
+case='a driver that fails'
+machine_with_gpu nvcc
+stand_in nvidia-smi 'printf "%s\n" "NVIDIA-SMI has failed because of something." "More."; exit 9'
+quickstart demo
+expect_demo 'without CUDA'
+said '^== nvidia-smi finds no GPU that works: NVIDIA-SMI has failed because of something\.$' ||
+    fail "$case: it is not said"
+
+case='a tree of tests on a machine without a GPU'
+fresh_machine
+mkdir -p "$work/tree/build/release"
+echo ON >"$work/tree/build/release/CMakeCache.txt"
+quickstart demo
+expect_demo 'without CUDA'
+! called 'DATTND_' || fail "$case: it was changed"
+
+# -- what cannot be
 
 expect_sentence() { # what, pattern
     [[ $status == 1 ]] || fail "$1: exit status $status"
@@ -147,7 +243,7 @@ quickstart --help
 [[ $status == 0 ]] || fail "--help: exit status $status"
 said '^Usage:' || fail "--help: no usage"
 
-if grep -vE '^(#.*)?$|^(build|test|demo) +[a-z0-9.+-]+ +# .+$' "$source_root/deploy/packages" \
+if grep -vE '^(#.*)?$|^(build|test|demo|gpu) +[a-z0-9.+-]+ +# .+$' "$source_root/deploy/packages" \
     >"$work/output"; then
     fail "deploy/packages has a line of another form"
 fi
