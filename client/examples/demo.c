@@ -31,7 +31,7 @@ enum {
 };
 
 enum demo_device {
-    DEVICE_AUTO, /* the GPU if there are one and a trainer for it */
+    DEVICE_AUTO, /* the GPU if there are a usable one and a trainer for it */
     DEVICE_CPU,
     DEVICE_CUDA,
 };
@@ -62,7 +62,7 @@ static const struct argp_option OPTIONS[] = {
     {"text", 't', "FILE", 0, "What they learn (/usr/share/common-licenses/GPL-3)", 0},
     {"json", 'j', "FILE", 0, "Also write the table there", 0},
     {"device", 'e', "DEVICE", 0,
-        "cpu, cuda, or auto: the GPU if there is one and this was built for it (auto)", 0},
+        "cpu, cuda, or auto: the GPU if one can be used and this was built for it (auto)", 0},
     {"attnd", 'd', "PATH", 0, "The daemon's program (beside this one)", 0},
     {"trainer", 'p', "PATH", 0, "The trainer's program (beside this one)", 0},
     {0},
@@ -155,7 +155,7 @@ static bool find_programs(struct demo *demo)
     snprintf(demo->own_trainer, sizeof(demo->own_trainer), "%s/attnd-trainer-cuda", own);
     if (demo->device == DEVICE_AUTO) {
         bool built = access(demo->own_trainer, X_OK) == 0;
-        demo->device = built && gpu_is_there() ? DEVICE_CUDA : DEVICE_CPU;
+        demo->device = built && gpu_is_usable() ? DEVICE_CUDA : DEVICE_CPU;
     }
     if (demo->device == DEVICE_CPU) {
         snprintf(demo->own_trainer, sizeof(demo->own_trainer), "%s/attnd-trainer", own);
@@ -198,7 +198,7 @@ static bool hold_signals(struct demo *demo)
 
 static bool prepare(struct demo *demo)
 {
-    if (!check_text(demo) || !find_programs(demo)) {
+    if (!check_text(demo)) {
         return false;
     }
     demo->json_file = demo->json != NULL ? fopen(demo->json, "we") : NULL;
@@ -206,7 +206,7 @@ static bool prepare(struct demo *demo)
         return complain("cannot write %s: %s", demo->json, strerror(errno));
     }
     sweep_init(&demo->sweep, (size_t)demo->trainers, (int)demo->steps, demo->text);
-    if (!hold_signals(demo)) {
+    if (!hold_signals(demo) || !find_programs(demo)) { /* in this order: the driver has threads */
         return false;
     }
     return scratch_open(&demo->scratch) ||

@@ -1,8 +1,9 @@
 /*
- * Whether this machine has a GPU that CUDA can use. Asks the driver, if there is one.
+ * Whether the GPU that the daemon takes for "cuda", the first one, is there and new enough. Asks the
+ * driver, if there is one.
  */
 #pragma once
 
 #include <stdbool.h>
 
-bool gpu_is_there(void);
+bool gpu_is_usable(void);
