@@ -110,6 +110,7 @@ struct backend {
     uint64_t fill_tiles;                  /* that keep the device busy; 0: any number does */
     double flops_per_second;              /* a first guess for estimating how long a group runs */
     double flops_per_byte;                /* what touching memory costs, as if it were computing */
+    double step_flops;     /* likewise, what a tile takes for each block or sequence it comes to */
     double max_tile_flops; /* the most that one tile may take: whatever runs next waits for it */
     struct backend_facts facts;
     void *workspace; /* memory for the kernels' scratch, 64-byte aligned, of the device */

@@ -28,6 +28,9 @@
 /* What the kernels compute while a byte comes from the GPU's memory. */
 #define FLOPS_PER_BYTE 80
 
+/* A block waits for memory once or twice before it can go on: about half a microsecond. */
+#define STEP_FLOPS 0x1p19
+
 /* Nothing cuts a tile, and one processor of the device works on it: about a second. */
 #define MAX_TILE_FLOPS 0x1p40
 
@@ -329,6 +332,7 @@ static void describe(struct cuda *cuda)
     backend->fill_tiles = (uint64_t)device->processors * BLOCKS_PER_PROCESSOR;
     backend->flops_per_second = FIRST_GUESS_FLOPS_PER_PROCESSOR * device->processors;
     backend->flops_per_byte = FLOPS_PER_BYTE;
+    backend->step_flops = STEP_FLOPS;
     backend->max_tile_flops = MAX_TILE_FLOPS;
     memcpy(backend->facts.driver, device->driver_version, sizeof(backend->facts.driver));
     backend->facts.mps = device->mps;

@@ -1,19 +1,11 @@
 #include "plan.h"
 
+#include "cost.h"
+
 #include <inttypes.h>
-#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* What the families cut problems into: so many rows of one side, which walk blocks of the other. */
-#define TILE_ROWS 128
-#define BLOCK_ROWS 64
-#define PANEL_ROWS 16 /* to whose multiples they pad rows and head dims */
-
-/* Tiles of a plan are charged alike though they are not: none with less than this part of the longest,
- * lest a launch of many be many times longer than estimated. */
-#define LEAST_PART_OF_LONGEST 0.0625
 
 _Static_assert((int)WIRE_FP16 == (int)ATTN_FP16 && (int)WIRE_BF16 == (int)ATTN_BF16 &&
                    (int)WIRE_FP32 == (int)ATTN_FP32,
@@ -152,129 +144,6 @@ static void fill_problem(struct plan *plan, const struct wire_shape *shape)
     }
 }
 
-static double lesser(double a, double b)
-{
-    return a < b ? a : b;
-}
-
-static double padded(double extent)
-{
-    return ceil(extent / PANEL_ROWS) * PANEL_ROWS;
-}
-
-/* Of both head dims together, as kernels work with them. */
-static double padded_dims(const struct attn_problem *problem)
-{
-    return padded(problem->head_dim_qk) + padded(problem->head_dim_v);
-}
-
-/* As attn_flops() counts them, of one score. */
-static double score_flops(const struct plan *plan)
-{
-    return (plan->direction == ATTN_FORWARD ? 2 : 5) * padded_dims(&plan->problem);
-}
-
-/* Rows that a tile owns of the side with the longest sequence of `length`. */
-static double tile_rows(double length)
-{
-    return padded(lesser(length, TILE_ROWS));
-}
-
-/* Longest sequence of a side, whatever its lengths. */
-static double longest(int64_t seqlen, const int32_t *cu_seqlens, int64_t total)
-{
-    return (double)(cu_seqlens != NULL && total < seqlen ? total : seqlen);
-}
-
-/*
- * Scores of the longest tile among those that own `rows` rows of a side and walk `length` of the other.
- * A window bounded on both sides limits the walk. So does a bound, `slack`, on the side to which rows
- * run away from where the sequences are aligned: nobody sees further than the last row plus that.
- */
-static double tile_scores(double rows, double length, int64_t before, int64_t after, int64_t slack)
-{
-    double walk = length;
-
-    if (before != ATTN_UNBOUNDED && after != ATTN_UNBOUNDED) {
-        walk = lesser(walk, (double)before + (double)after + TILE_ROWS);
-    }
-    if (slack != ATTN_UNBOUNDED) {
-        walk = lesser(walk, rows + (double)slack);
-    }
-    return tile_rows(rows) * padded(walk);
-}
-
-/* Scores of a tile that sums dbias over batches or heads: a block of each. */
-static double dbias_scores(const struct attn_problem *problem, double queries, double keys)
-{
-    double batches = problem->bias_broadcast[0] ? problem->batch : 1;
-    double heads = problem->bias_broadcast[1] ? problem->heads_q : 1;
-
-    if (problem->dbias.data == NULL) {
-        return 0;
-    }
-    return batches * heads * tile_rows(queries) * padded(lesser(keys, BLOCK_ROWS));
-}
-
-/* An upper estimate of the longest tile. The mean says little: tiles of a plan may be empty but one. */
-static double longest_tile_flops(const struct plan *plan)
-{
-    const struct attn_problem *p = &plan->problem;
-    const struct attn_lengths *lengths = &p->lengths;
-    double queries = longest(p->seqlen_q, lengths->cu_seqlens_q, lengths->total_q);
-    double keys = longest(p->seqlen_k, lengths->cu_seqlens_k, lengths->total_k);
-    bool top_left = p->alignment == ATTN_TOP_LEFT;
-    double scores = tile_scores(queries, keys, p->window_left, p->window_right,
-        top_left ? p->window_right : p->window_left);
-
-    if (plan->direction == ATTN_BACKWARD) {
-        double heads = (double)p->heads_q / (double)p->heads_kv;
-        double of_keys = heads * tile_scores(keys, queries, p->window_left, p->window_right,
-                                     top_left ? p->window_left : p->window_right);
-        scores = fmax(scores, fmax(of_keys, dbias_scores(p, queries, keys)));
-    }
-    return scores * score_flops(plan);
-}
-
-/* Bytes of all tensors, each element once. */
-static double tensor_bytes(const struct plan *plan)
-{
-    double bytes = 0;
-
-    for (uint32_t t = 0; t < plan->wire.tensors; t++) {
-        const struct wire_tensor *tensor = &plan->wire.tensor[t];
-        double all = (double)wire_dtype_bytes(tensor->dtype);
-        for (uint32_t d = 0; d < tensor->dims; d++) {
-            all *= (double)tensor->shape[d];
-        }
-        bytes += lesser(all, (double)plan->extent[t].high - (double)plan->extent[t].low);
-    }
-    return bytes;
-}
-
-/*
- * What the scheduler charges for the plan: its flops as kernels pad them, for every tile at least a
- * block's and a part of the longest tile's, and what touching its memory costs. Never 0, so nothing
- * escapes being sliced; the engine measures what a unit of it takes.
- */
-static double cost_of(const struct plan *plan, double longest_tile, double flops_per_byte)
-{
-    const struct attn_problem *problem = &plan->problem;
-    double per_score = score_flops(plan);
-    double queries = lesser((double)problem->seqlen_q, TILE_ROWS);
-    double dims = (double)problem->head_dim_qk + (double)problem->head_dim_v;
-    double padding = padded_dims(problem) / dims;
-    double rows = queries > 0 ? padded(queries) : PANEL_ROWS;
-    double block = rows * BLOCK_ROWS * per_score;
-    double least = fmax(block, longest_tile * LEAST_PART_OF_LONGEST);
-
-    if (queries > 0) {
-        padding *= rows / queries;
-    }
-    return attn_flops(plan->direction, problem) * padding + (double)plan->tiles * least +
-           tensor_bytes(plan) * flops_per_byte;
-}
-
 /* Everything that the kernels know about a problem before it has addresses. */
 static bool judge(struct plan *plan, struct backend *backend, struct wire_error *error)
 {
@@ -292,16 +161,8 @@ static bool judge(struct plan *plan, struct backend *backend, struct wire_error 
             plan->workspace_bytes, backend->workspace_bytes);
     }
     plan->tiles = attn_tile_count(plan->family, plan->direction, &plan->problem);
-    double longest_tile = longest_tile_flops(plan);
-    if (longest_tile > backend->max_tile_flops) {
-        return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
-            "the call's longest tile, %d rows and all they see, would take %.3g flops, but nobody "
-            "waits for more than %.3g: shorten the sequences or windows",
-            TILE_ROWS, longest_tile, backend->max_tile_flops);
-    }
-    plan->flops = cost_of(plan, longest_tile, backend->flops_per_byte);
     plan->group_key = attn_group_key(plan->family, plan->direction, &plan->problem);
-    return true;
+    return cost_estimate(plan, backend, error);
 }
 
 struct plan *plan_create(

@@ -30,7 +30,7 @@ struct plan {
 };
 
 /* NULL with *error: the plan makes no sense, no family does it, its scratch memory does not fit, or one
- * tile of it would keep everybody waiting too long. */
+ * piece of it would keep everybody waiting too long. */
 struct plan *plan_create(
     const struct wire_plan *wire, struct backend *backend, struct wire_error *error);
 void plan_destroy(struct plan *plan); /* accepts NULL */
