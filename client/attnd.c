@@ -154,7 +154,7 @@ static enum attnd_status connect_all(
 static void destroy(struct attnd *client, bool forked)
 {
     if (!forked) {
-        device_stop(&client->devices);
+        sweep_stop(&client->sweep);
         stream_finish(client); /* while the watch lets go of streams */
         watch_stop(&client->watch);
         driver_close(&client->driver);
@@ -166,6 +166,7 @@ static void destroy(struct attnd *client, bool forked)
     gate_close(&client->gate, forked);
     watch_close(&client->watch);
     block_finish(&client->blocks);
+    sweep_finish(&client->sweep);
     device_finish(&client->devices);
     memory_finish(&client->memory);
     plan_finish(&client->plans);
@@ -187,6 +188,7 @@ static struct attnd *create(const struct attnd_open_options *options)
         driver_init(&client->driver);
         stream_init(&client->streams);
         device_init(&client->devices);
+        sweep_init(&client->sweep);
     }
     return client;
 }

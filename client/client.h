@@ -3,7 +3,8 @@
  *
  * Locks, in this order: devices.mutex, plans.mutex, mutex, rpc.mutex. blocks.mutex and streams.mutex
  * come before all. None is held while waiting for requests to end; devices.mutex, plans.mutex and
- * blocks.mutex are held during a round trip. gate.mutex is held during an exchange and takes no other.
+ * blocks.mutex are held during a round trip. gate.mutex is held during an exchange; it and sweep.mutex
+ * take no other.
  *
  * The CUDA driver may wait for the device, and that for a daemon which is gone: the thread that notices
  * (watch.h) neither calls the driver nor takes a mutex that is held while somebody else does, which are
@@ -27,6 +28,7 @@
 #include "plan.h"
 #include "rpc.h"
 #include "stream.h"
+#include "sweep.h"
 #include "watch.h"
 #include "wire.h"
 
@@ -48,6 +50,7 @@ struct attnd {
     struct driver driver;
     struct streams streams;
     struct devices devices;
+    struct sweep sweep;
 };
 
 /* What every call asks first: a client, and of this process. */

@@ -56,6 +56,50 @@ struct region *region_find(const struct region_table *table, uint64_t address)
     return region && address - (uintptr_t)region->base < region->bytes ? region : NULL;
 }
 
+uint64_t region_begin(const struct region *region)
+{
+    return (uintptr_t)region->base;
+}
+
+uint64_t region_end(const struct region *region)
+{
+    return region_begin(region) + region->bytes;
+}
+
+bool region_add_piece(struct region *region, uint64_t base, uint64_t id)
+{
+    if ((region->pieces & (region->pieces - 1)) == 0) { /* 0 or a power of 2: it is full */
+        size_t capacity = region->pieces ? 2 * region->pieces : 1;
+        struct region_piece *grown = realloc(region->piece, capacity * sizeof *grown);
+        if (!grown) {
+            return false;
+        }
+        region->piece = grown;
+    }
+    region->piece[region->pieces++] = (struct region_piece){base, id};
+    return true;
+}
+
+size_t region_piece_at(const struct region *region, uint64_t address)
+{
+    size_t low = 0;
+    size_t high = region->pieces;
+    while (high - low > 1) {
+        size_t middle = low + (high - low) / 2;
+        if (region->piece[middle].base <= address) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+bool region_can_reach(const struct region *region, uint64_t end)
+{
+    return region->kind != WIRE_MEMORY_CUDA_VMM || end - region_begin(region) <= region->reserve;
+}
+
 void region_free(struct region *region)
 {
     if (region->kind == WIRE_MEMORY_SHM && region->base) {

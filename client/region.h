@@ -44,6 +44,18 @@ void region_take_out(struct region_table *table, const struct region *region);
 /* The last that begins at the address or before and reaches beyond it, or NULL. */
 struct region *region_find(const struct region_table *table, uint64_t address);
 
+uint64_t region_begin(const struct region *region);
+uint64_t region_end(const struct region *region);
+
+/* false: out of memory. */
+bool region_add_piece(struct region *region, uint64_t base, uint64_t id);
+
+/* The piece that holds the address, which lies in the region. */
+size_t region_piece_at(const struct region *region, uint64_t address);
+
+/* Whether the daemon has addresses for it up to there. What never grows is judged elsewhere. */
+bool region_can_reach(const struct region *region, uint64_t end);
+
 /* Unmaps what is shared memory. */
 void region_free(struct region *region);
 void region_free_all(struct region_table *table);

@@ -112,7 +112,7 @@ static bool bind_locked(struct attnd *client, void *context, struct wire_error *
     if (!driver_current_uuid(&client->driver, uuid)) {
         return wire_fail(error, WIRE_INVALID_ARGUMENT, "the device of stream cannot be found");
     }
-    if (!check_uuid(client, "stream is of", uuid, error) || !device_start(client, error) ||
+    if (!check_uuid(client, "stream is of", uuid, error) || !sweep_start(client, error) ||
         !pin(client, error)) {
         return false;
     }

@@ -1,0 +1,119 @@
+#include "retire.h"
+
+#include <stdatomic.h>
+
+#include "client.h"
+#include "clock.h"
+#include "probe.h"
+
+/* A list of those that were retired before. */
+static void retire_again(struct devices *devices, struct region *first)
+{
+    while (first) {
+        struct region *region = first;
+        first = region->next;
+        region->next = devices->retired;
+        devices->retired = region;
+    }
+}
+
+/* Of the retired ones, a list of those that no request uses. */
+static struct region *take_unused(struct attnd *client)
+{
+    struct region *unused = NULL;
+    struct region **link = &client->devices.retired;
+    while (*link) {
+        struct region *region = *link;
+        if (memory_is_unused(client, region)) {
+            *link = region->next;
+            region->next = unused;
+            unused = region;
+        } else {
+            link = &region->next;
+        }
+    }
+    return unused;
+}
+
+/* Returns those that the daemon was not told of until the deadline. */
+static struct region *withdraw_all(struct attnd *client, struct region *first, int64_t deadline)
+{
+    struct region *left = NULL;
+    while (first) {
+        struct region *region = first;
+        first = region->next;
+        if (atomic_load(&client->sweep.stop)) {
+            region_free(region); /* the session's end drops them all */
+        } else if (!memory_try_withdraw(client, region, clock_left_ns(deadline, INT64_MAX))) {
+            region->next = left;
+            left = region;
+        }
+    }
+    return left;
+}
+
+void retire_region(struct devices *devices, struct region *region)
+{
+    region_take_out(&devices->table, region);
+    region->next = devices->retired;
+    devices->retired = region;
+}
+
+void retire_range(struct devices *devices, uint64_t begin, uint64_t end, const struct region *heir)
+{
+    for (size_t i = devices->table.count; i-- > 0;) {
+        struct region *region = devices->table.sorted[i];
+        if (region != heir && region_begin(region) < end && begin < region_end(region)) {
+            retire_region(devices, region);
+        }
+    }
+}
+
+void retire_dead(struct attnd *client)
+{
+    struct devices *devices = &client->devices;
+    for (size_t i = devices->table.count; i-- > 0;) {
+        struct region *region = devices->table.sorted[i];
+        if (!probe_is_alive(client, region, region_begin(region), region_end(region))) {
+            retire_region(devices, region);
+        }
+    }
+}
+
+void retire_unused(struct attnd *client)
+{
+    struct devices *devices = &client->devices;
+    for (size_t i = devices->table.count; i-- > 0;) {
+        if (memory_is_unused(client, devices->table.sorted[i])) {
+            retire_region(devices, devices->table.sorted[i]);
+        }
+    }
+}
+
+void retire_drop(struct attnd *client, int64_t deadline)
+{
+    retire_again(&client->devices, withdraw_all(client, take_unused(client), deadline));
+}
+
+void retire_and_drop(struct attnd *client, void (*choose)(struct attnd *client), int64_t deadline)
+{
+    struct devices *devices = &client->devices;
+    (void)pthread_mutex_lock(&devices->mutex);
+    choose(client);
+    struct region *unused = take_unused(client);
+    (void)pthread_mutex_unlock(&devices->mutex);
+    struct region *left = withdraw_all(client, unused, deadline);
+    (void)pthread_mutex_lock(&devices->mutex);
+    retire_again(devices, left);
+    (void)pthread_mutex_unlock(&devices->mutex);
+}
+
+enum attnd_status retire_wait(struct attnd *client, int64_t deadline)
+{
+    struct wire_gate_request request = {.kind = WIRE_GATE_TRIM};
+    struct wire_gate_reply reply;
+    enum attnd_status status =
+        gate_exchange(&client->gate, &request, -1, &reply, clock_left_ns(deadline, INT64_MAX));
+    return status == ATTND_OK && reply.error.status != WIRE_OK ? error_of_wire(&reply.error)
+                                                               : status;
+}

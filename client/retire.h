@@ -1,0 +1,33 @@
+/*
+ * Device memory that nobody finds any more: what the program has freed, what is not used, and what has
+ * become part of something else. Requests may use it still; once none does, the daemon is told to unmap
+ * it. Callers hold devices.mutex, except where a function says so.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "attnd.h"
+#include "device.h"
+#include "region.h"
+
+void retire_region(struct devices *devices, struct region *region);
+
+/* Whatever is known there is not there any more, or will be part of `heir`. */
+void retire_range(struct devices *devices, uint64_t begin, uint64_t end, const struct region *heir);
+
+/* What the program has freed. */
+void retire_dead(struct attnd *client);
+
+/* What no request uses. */
+void retire_unused(struct attnd *client);
+
+/* Lets the daemon drop what is retired and not used; what it is not told of in time stays retired. */
+void retire_drop(struct attnd *client, int64_t deadline);
+
+/* The same behind `choose`, which retires. Takes the mutex by itself, but not while it waits. */
+void retire_and_drop(struct attnd *client, void (*choose)(struct attnd *client), int64_t deadline);
+
+/* Waits until the daemon has unmapped what it was to drop: until then it counts against the limits.
+ * With or without the mutex. */
+enum attnd_status retire_wait(struct attnd *client, int64_t deadline);
