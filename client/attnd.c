@@ -158,7 +158,8 @@ static void destroy(struct attnd *client, bool forked)
         stream_finish(client); /* while the watch lets go of streams */
         watch_stop(&client->watch);
         driver_close(&client->driver);
-        lane_finish(&client->lanes); /* in a child its waiters would never leave */
+        lane_finish(&client->lanes); /* in a child the waiters of these two would never leave */
+        sweep_finish(&client->sweep);
         (void)pthread_mutex_destroy(&client->mutex);
     }
     stream_free(&client->streams);
@@ -166,7 +167,6 @@ static void destroy(struct attnd *client, bool forked)
     gate_close(&client->gate, forked);
     watch_close(&client->watch);
     block_finish(&client->blocks);
-    sweep_finish(&client->sweep);
     device_finish(&client->devices);
     memory_finish(&client->memory);
     plan_finish(&client->plans);

@@ -1,0 +1,37 @@
+/* A child of fork() closes a client whose sweep runs and whose streams were used; the parent's goes on. */
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "gpu_case.h"
+
+#define PATIENCE_S 20 /* then the child's end is SIGALRM */
+
+static void close_in_child(void)
+{
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        (void)alarm(PATIENCE_S);
+        attnd_close(gpu_client);
+        _exit(0);
+    }
+    CHECK(child > 0);
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+int main(void)
+{
+    gpu_start(NULL);
+    for (int round = 0; round < 3; round++) {
+        struct client_case *made = gpu_call(NULL);
+        gpu_run(made, fake_cuda_stream());
+        close_in_child();
+        gpu_run(made, NULL);
+        gpu_finish_call(made, true);
+    }
+    CHECK(gpu_eventually(gpu_has_regions, &(uint64_t){0}));
+    gpu_stop();
+    return 0;
+}
