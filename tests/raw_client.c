@@ -205,6 +205,20 @@ bool raw_stats(struct raw_client *client, struct wire_stats *stats)
     return true;
 }
 
+bool raw_is_alone(struct raw_client *client, struct wire_stats *stats)
+{
+    bool alone = false;
+    for (int waited = 0; !alone && waited < WAIT_MS; waited += 5) {
+        if (!raw_stats(client, stats)) {
+            return false;
+        }
+        alone = stats->sessions == 1 && stats->daemon.in_flight == 0 && stats->daemon.plans == 0 &&
+                stats->daemon.regions == 0 && stats->daemon.region_bytes == 0;
+        (void)usleep(5000);
+    }
+    return alone;
+}
+
 void raw_plan(struct wire_plan *plan)
 {
     static const enum wire_role roles[] = {WIRE_Q, WIRE_K, WIRE_V, WIRE_OUT};

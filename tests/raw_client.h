@@ -60,6 +60,9 @@ bool raw_call(struct raw_client *client, struct wire_request *request, struct wi
 bool raw_hello(struct raw_client *client, struct wire_reply *reply);
 bool raw_stats(struct raw_client *client, struct wire_stats *stats);
 
+/* Waits until nothing is left of other clients: no session, memory or plan, and no request under way. */
+bool raw_is_alone(struct raw_client *client, struct wire_stats *stats);
+
 /* A valid forward plan: fp32, one batch and head, RAW_ROWS rows, q, k, v and out; and its number. */
 void raw_plan(struct wire_plan *plan);
 uint32_t raw_add_plan(struct raw_client *client);

@@ -60,7 +60,7 @@ static void expect_close_to_end_the_session(struct attnd *closed, const struct d
     attnd_close(closed);
     struct attnd *client = client_open(daemon);
     for (int tries = 0; client_stats(client).clients != 1; tries++) {
-        CHECK(tries < 200);
+        CHECK(tries < 2000);
         (void)usleep(10000);
     }
     attnd_close(client);

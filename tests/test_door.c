@@ -66,7 +66,7 @@ static void release(const int *fds, int count)
 static bool serves(const struct daemon *daemon)
 {
     struct raw_client client;
-    for (int tries = 0; tries < 100; tries++) {
+    for (int tries = 0; tries < 400; tries++) {
         bool opened = raw_open(&client, daemon->directory);
         bool works = opened && raw_add_plan(&client) != 0;
         raw_close(&client);
@@ -97,7 +97,7 @@ static bool log_says(const struct daemon *daemon, const char *part)
 /* The log comes from another thread than what else can be seen. */
 static bool log_soon_says(const struct daemon *daemon, const char *part)
 {
-    for (int tries = 0; tries < 300 && !log_says(daemon, part); tries++) {
+    for (int tries = 0; tries < 2000 && !log_says(daemon, part); tries++) {
         (void)usleep(10000);
     }
     return log_says(daemon, part);

@@ -19,6 +19,7 @@
 #define SUBMISSIONS 150 /* of each */
 #define LONG_MS 300000  /* for a client's whole life, also under sanitizers */
 #define LINE_MS 60000
+#define LOOKS 100
 
 static struct daemon start_daemon(const char *const *arguments)
 {
@@ -70,11 +71,13 @@ static int64_t now_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-/* Whether within a second only `client` is left, with nothing in shared memory or under way. */
+/* Whether within a second, or as long as so many looks take on a busy machine, only `client` is left,
+ * with nothing in shared memory or under way. */
 static bool is_alone_within_a_second(struct attnd *client)
 {
     int64_t begin = now_ms();
     struct attnd_stats stats;
+    int looks = 0;
     do {
         stats = get_stats(client);
         if (stats.clients == 1 && stats.daemon.regions == 0 && stats.daemon.region_bytes == 0 &&
@@ -82,7 +85,7 @@ static bool is_alone_within_a_second(struct attnd *client)
             return true;
         }
         (void)poll(NULL, 0, 10);
-    } while (now_ms() - begin < 1000);
+    } while (++looks < LOOKS || now_ms() - begin < 1000);
     cr_log_error("clients %" PRIu64 " regions %" PRIu64 " plans %" PRIu64 " in_flight %" PRIu64,
         stats.clients, stats.daemon.regions, stats.daemon.plans, stats.daemon.in_flight);
     return false;
@@ -240,13 +243,16 @@ Test(service_clients, opening_and_closing_leaves_nothing_in_the_daemon)
     open_use_and_close(&daemon);
     cr_assert(is_alone_within_a_second(observer));
     int here = count_descriptors(getpid());
-    int there = count_descriptors(daemon.pid);
+    int there = count_descriptors(daemon.pid); /* and some that are still to be closed, perhaps */
     for (int i = 0; i < 200; i++) {
         open_use_and_close(&daemon);
     }
     cr_expect(is_alone_within_a_second(observer));
     cr_expect_eq(count_descriptors(getpid()), here);
-    cr_expect_eq(count_descriptors(daemon.pid), there);
+    for (int looks = 0; looks < 10 * LOOKS && count_descriptors(daemon.pid) > there; looks++) {
+        (void)poll(NULL, 0, 10);
+    }
+    cr_expect_leq(count_descriptors(daemon.pid), there);
     attnd_close(observer);
     cr_expect(daemon_stop(&daemon));
 }

@@ -20,6 +20,7 @@ struct numbered {
 static struct numbered numbered[TASKS];
 static pthread_t giver;
 static atomic_uint done;
+static atomic_uint stuck_tasks;
 static atomic_bool may_pass;
 static uint32_t served[TASKS];
 static unsigned collections;
@@ -33,6 +34,7 @@ static void count(struct worker_task *task)
 static void get_stuck(struct worker_task *task)
 {
     (void)task;
+    (void)atomic_fetch_add(&stuck_tasks, 1);
     while (!atomic_load(&may_pass)) {
         (void)usleep(1000);
     }
@@ -63,6 +65,23 @@ static double seconds(void)
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
+static void wait_for(const atomic_uint *counter, unsigned value)
+{
+    double start = seconds();
+    while (atomic_load(counter) != value) {
+        CHECK(seconds() - start < 20);
+        (void)usleep(1000);
+    }
+}
+
+/* Gives a task that is at work, and stays so until it may pass. */
+static void give_stuck(struct worker *worker, struct worker_task *task)
+{
+    atomic_store(&stuck_tasks, 0);
+    worker_give(worker, task);
+    wait_for(&stuck_tasks, 1);
+}
+
 static void test_all_run_in_order_before_the_end(void)
 {
     struct worker *worker = worker_create("test", NULL, NULL);
@@ -82,9 +101,8 @@ static void test_weighs_what_has_not_ended(void)
     struct worker *worker = worker_create("test", NULL, NULL);
     CHECK(worker != NULL);
     atomic_store(&done, 0);
-    worker_give(worker, &stuck);
+    give_stuck(worker, &stuck); /* it counts as before */
     worker_give(worker, &other);
-    (void)usleep(20000); /* the first is at work now; it counts as before */
     CHECK(worker_weight(worker, 1) == 5);
     CHECK(worker_weight(worker, 2) == 7);
     worker_weigh(worker, &other, 70);
@@ -102,15 +120,6 @@ static void test_weighs_what_has_not_ended(void)
     atomic_store(&may_pass, false);
 }
 
-static void wait_for(const atomic_uint *counter, unsigned value)
-{
-    double start = seconds();
-    while (atomic_load(counter) != value) {
-        CHECK(seconds() - start < 20);
-        (void)usleep(1000);
-    }
-}
-
 /* However many tasks the first user has, the others' come in turn. */
 static void test_users_take_turns(void)
 {
@@ -120,8 +129,7 @@ static void test_users_take_turns(void)
     struct worker_task task[8];
     struct worker *worker = worker_create("test", NULL, NULL);
     CHECK(worker != NULL);
-    worker_give(worker, &stuck);
-    (void)usleep(20000); /* all of them are there before the first is chosen */
+    give_stuck(worker, &stuck); /* all others are there before the first of them is chosen */
     atomic_store(&done, 0);
     for (unsigned i = 0; i < 8; i++) {
         task[i] = (struct worker_task){.uid = uids[i], .work = note_uid};
@@ -179,8 +187,7 @@ static void test_weighs_anew_what_is_at_work(void)
     struct worker_task stuck = {.uid = 1, .weight = 5, .work = get_stuck, .done = collected};
     struct worker *worker = worker_create("test", wake, &wakes);
     CHECK(worker != NULL);
-    worker_give(worker, &stuck);
-    (void)usleep(20000);
+    give_stuck(worker, &stuck);
     worker_weigh(worker, &stuck, 50);
     CHECK(worker_weight(worker, 1) == 50);
     atomic_store(&may_pass, true);
@@ -223,7 +230,7 @@ static void test_what_is_stuck_does_not_hold_up_the_end(void)
     struct worker *worker = worker_create("test", wake, &wakes);
     CHECK(worker != NULL);
     atomic_store(&done, 0);
-    worker_give(worker, &stuck);
+    give_stuck(worker, &stuck);
     unsigned collected_before = collections;
     double start = seconds();
     CHECK(!worker_destroy(worker));
