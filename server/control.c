@@ -76,3 +76,8 @@ void control_close(struct control *control, struct worker *unmapper)
     control->task = (struct worker_task){.uid = control->task.uid, .work = close_page};
     worker_give(unmapper, &control->task);
 }
+
+unsigned control_closings(struct worker *unmapper, uint32_t uid)
+{
+    return worker_count(unmapper, uid, close_page);
+}

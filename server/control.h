@@ -34,3 +34,6 @@ struct control *control_open(struct backend *backend, struct worker *mapper, uin
 
 /* Has a worker unpin and unmap it. Not while it is opening. */
 void control_close(struct control *control, struct worker *unmapper);
+
+/* How many pages of that user wait to be unmapped. */
+unsigned control_closings(struct worker *unmapper, uint32_t uid);

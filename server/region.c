@@ -346,6 +346,11 @@ bool region_drop(struct region_set *set, uint32_t number)
     return true;
 }
 
+unsigned region_unmaps(struct worker *unmapper, uint32_t uid)
+{
+    return worker_count(unmapper, uid, unmap);
+}
+
 void region_acquire(struct region *region)
 {
     region->references++;

@@ -94,5 +94,8 @@ struct region *region_find(const struct region_set *set, uint32_t number);
 /* Takes the number away; false: there is none. */
 bool region_drop(struct region_set *set, uint32_t number);
 
+/* How many mappings of that user wait to be unmapped. */
+unsigned region_unmaps(struct worker *unmapper, uint32_t uid);
+
 void region_acquire(struct region *region);
 void region_release(struct region *region);

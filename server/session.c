@@ -26,17 +26,28 @@ static uint32_t count_sessions(
     return count;
 }
 
-/* Also what was dropped, until it is really unmapped, and what is being mapped for ended sessions. */
-static uint64_t region_bytes_of(const struct session_table *table, uint32_t uid)
-{
-    uint64_t bytes =
-        worker_weight(table->options.mapper, uid) + worker_weight(table->options.unmapper, uid);
+struct account {
+    uint64_t bytes;
+    uint64_t regions;
+};
 
-    for (uint32_t i = 0; i < session_slots(&table->options); i++) {
+/* What a user has: also what was dropped, until it is really unmapped, and the bytes of what is being
+ * mapped for ended sessions. */
+static struct account account_of(const struct session_table *table, uint32_t uid)
+{
+    const struct session_options *options = &table->options;
+    struct account account = {
+        .bytes = worker_weight(options->mapper, uid) + worker_weight(options->unmapper, uid),
+        .regions = region_unmaps(options->unmapper, uid)};
+
+    for (uint32_t i = 0; i < session_slots(options); i++) {
         const struct session *session = &table->session[i];
-        bytes += session->state != SESSION_FREE && session->uid == uid ? session->regions.bytes : 0;
+        if (session->state != SESSION_FREE && session->uid == uid) {
+            account.bytes += session->regions.bytes;
+            account.regions += session->regions.count;
+        }
     }
-    return bytes;
+    return account;
 }
 
 static struct session *free_slot(struct session_table *table)
@@ -73,11 +84,17 @@ static bool may_open(const struct session_table *table, const struct wire_gate_r
     return true;
 }
 
-/* Closing sessions take none of the room of open ones, but a user may leave only so many behind. */
+/* Closing sessions take none of the room of open ones, but a user may leave only so many behind; and so
+ * many pages beside those of all its sessions. */
 static struct session *find_slot(struct session_table *table, uint32_t uid)
 {
-    return count_sessions(table, uid, SESSION_CLOSING) < SESSION_SPARE_SLOTS ? free_slot(table)
-                                                                             : NULL;
+    const struct session_options *options = &table->options;
+    uint32_t most_pages = options->max_sessions_per_uid + SESSION_SPARE_SLOTS;
+
+    return count_sessions(table, uid, SESSION_CLOSING) < SESSION_SPARE_SLOTS &&
+                   control_closings(options->unmapper, uid) < most_pages
+               ? free_slot(table)
+               : NULL;
 }
 
 static bool make_token(uint8_t token[WIRE_TOKEN_BYTES])
@@ -176,26 +193,34 @@ static bool fill(
            wire_fail(error, WIRE_RESOURCE_EXHAUSTED, "the daemon is out of memory");
 }
 
-/* Whether the limits leave the session so many more bytes. */
+/* Whether the limits leave the session so many more bytes, and its user so many more regions. Those of
+ * a session do not count what it dropped, and unmapping may take longer than adding and dropping again:
+ * so a user may not have more than all sessions together. */
 static bool has_room(const struct session_table *table, const struct session *session,
-    uint64_t bytes, struct wire_error *error)
+    uint64_t bytes, uint64_t regions, struct wire_error *error)
 {
-    uint64_t limit = table->options.limits.region_bytes;
-    uint64_t uid_limit = table->options.region_bytes_per_uid;
-    uint64_t uid_bytes = region_bytes_of(table, session->uid);
+    const struct wire_limits *limits = &table->options.limits;
+    const struct account most = {.bytes = table->options.region_bytes_per_uid,
+        .regions = (uint64_t)limits->regions * table->options.max_sessions_per_uid};
+    const struct account has = account_of(table, session->uid);
 
-    if (session->regions.bytes > limit || bytes > limit - session->regions.bytes) {
+    if (session->regions.bytes > limits->region_bytes ||
+        bytes > limits->region_bytes - session->regions.bytes) {
         return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
             "bytes is %" PRIu64 "; the session has %" PRIu64 " in regions and may have %" PRIu64,
-            bytes, session->regions.bytes, limit);
+            bytes, session->regions.bytes, limits->region_bytes);
     }
-    if (uid_bytes > uid_limit || bytes > uid_limit - uid_bytes) {
+    if (has.bytes > most.bytes || bytes > most.bytes - has.bytes) {
         return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
             "bytes is %" PRIu64 "; user %" PRIu32 " has %" PRIu64
             " in regions and may have %" PRIu64,
-            bytes, session->uid, uid_bytes, uid_limit);
+            bytes, session->uid, has.bytes, most.bytes);
     }
-    return true;
+    return regions == 0 || has.regions + regions <= most.regions ||
+           wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
+               "user %" PRIu32 " has %" PRIu64
+               " regions, with those that wait to be unmapped, and may have %" PRIu64,
+               session->uid, has.regions, most.regions);
 }
 
 /* The bytes of a handle do not prove whose memory it is of: who can guess those of another user's
@@ -218,7 +243,7 @@ static bool add_region(const struct session_table *table, struct session *sessio
     const struct backend_offer *offer, region_done_fn *done, void *context,
     struct wire_error *error)
 {
-    return has_room(table, session, offer->bytes, error) &&
+    return has_room(table, session, offer->bytes, 1, error) &&
            region_add(&session->regions, offer, done, context, error);
 }
 
@@ -269,7 +294,9 @@ struct session *session_open(struct session_table *table, const struct wire_gate
     }
     if (session == NULL) {
         (void)wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
-            "requests of ended sessions are still running and leave no place for another");
+            "requests of ended sessions are still running, or their memory is not yet unmapped, "
+            "and "
+            "leave no place for another");
         return NULL;
     }
     *session = (struct session){.table = table,
@@ -395,9 +422,9 @@ bool session_extend_region(struct session_table *table, struct session *session,
     if (piece->bytes == 0) {
         return wire_fail(error, WIRE_INVALID_ARGUMENT, "bytes is 0");
     }
-    if (!has_room(table, session, piece->bytes, error)) {
+    if (!has_room(table, session, piece->bytes, 0, error)) {
         table->collect(table->collect_context);
-        if (!has_room(table, session, piece->bytes, error)) {
+        if (!has_room(table, session, piece->bytes, 0, error)) {
             return false;
         }
     }

@@ -26,8 +26,8 @@ struct worker {
     const struct worker_task *task; /* at work, only to be compared; NULL: none */
     uint32_t uid;                   /* of the task at work, */
     uint64_t turn;                  /* or of the last one */
-    uint64_t weight;
-    bool closes; /* it is a closing */
+    uint64_t weight;                /* of the task at work; else 0 */
+    worker_fn *work;                /* likewise; else NULL */
 };
 
 struct closing {
@@ -97,7 +97,7 @@ static struct worker_task *take(struct worker *worker)
         worker->uid = task->uid;
         worker->turn = task->turn;
         worker->weight = task->weight;
-        worker->closes = task->work == close_descriptor;
+        worker->work = task->work;
     }
     (void)pthread_mutex_unlock(&worker->mutex);
     return task;
@@ -109,7 +109,7 @@ static void put(struct worker *worker, struct worker_task *task)
     (void)pthread_mutex_lock(&worker->mutex);
     worker->task = NULL;
     worker->weight = 0;
-    worker->closes = false;
+    worker->work = NULL;
     if (task != NULL) {
         list_append(&worker->ended, &task->node);
         if (!worker->left) {
@@ -277,13 +277,18 @@ uint64_t worker_weight(struct worker *worker, uint32_t uid)
     return weight;
 }
 
-unsigned worker_closings(struct worker *worker, uint32_t uid)
+unsigned worker_count(struct worker *worker, uint32_t uid, worker_fn *work)
 {
     (void)pthread_mutex_lock(&worker->mutex);
-    unsigned count = worker->closes && worker->uid == uid;
+    unsigned count = worker->work == work && worker->uid == uid;
     list_for_each(node, &worker->tasks) {
-        count += task_of(node)->work == close_descriptor && task_of(node)->uid == uid;
+        count += task_of(node)->work == work && task_of(node)->uid == uid;
     }
     (void)pthread_mutex_unlock(&worker->mutex);
     return count;
+}
+
+unsigned worker_closings(struct worker *worker, uint32_t uid)
+{
+    return worker_count(worker, uid, close_descriptor);
 }

@@ -14,14 +14,18 @@
 
 struct worker;
 
+struct worker_task;
+
+typedef void worker_fn(struct worker_task *task);
+
 /* Embedded in what is to be worked on. */
 struct worker_task {
     struct list_node node;
-    uint32_t uid;                           /* on whose account */
-    uint64_t weight;                        /* in what the giver counts by */
-    uint64_t turn;                          /* the worker's: who comes first */
-    void (*work)(struct worker_task *task); /* on the worker's thread */
-    void (*done)(struct worker_task *task); /* when collected; NULL: the task is work's to free */
+    uint32_t uid;    /* on whose account */
+    uint64_t weight; /* in what the giver counts by */
+    uint64_t turn;   /* the worker's: who comes first */
+    worker_fn *work; /* on the worker's thread */
+    worker_fn *done; /* when collected; NULL: the task is work's to free */
 };
 
 /*
@@ -48,6 +52,9 @@ void worker_close(struct worker *worker, uint32_t uid, int fd);
 
 /* How many descriptors of that user are not yet closed. */
 unsigned worker_closings(struct worker *worker, uint32_t uid);
+
+/* How many tasks of that user that do this work have not ended. */
+unsigned worker_count(struct worker *worker, uint32_t uid, worker_fn *work);
 
 /* The weight of that user's tasks that have not ended, or have not been collected. */
 uint64_t worker_weight(struct worker *worker, uint32_t uid);

@@ -10,6 +10,8 @@
 
 #define LIMIT 100
 #define UID 5
+#define REGIONS 2
+#define USERS_SESSIONS 3
 
 static struct slow_backend slow;
 static struct session slots[2 + SESSION_SPARE_SLOTS];
@@ -17,9 +19,9 @@ static struct session *const session = &slots[0];
 static struct session *const other = &slots[1]; /* only for tests of two */
 static struct session_table table = {
     .options = {.max_sessions = 1,
-        .max_sessions_per_uid = 1,
+        .max_sessions_per_uid = USERS_SESSIONS,
         .region_bytes_per_uid = LIMIT,
-        .limits = {.in_flight = 7, .regions = 2, .region_bytes = LIMIT, .plans = 1}},
+        .limits = {.in_flight = 7, .regions = REGIONS, .region_bytes = LIMIT, .plans = 1}},
     .session = slots};
 
 /* A region that a request has used, whose end nobody has noticed yet. */
@@ -183,6 +185,32 @@ Test(session, memory_counts_for_its_user_until_it_is_unmapped)
         (void)usleep(1000);
     }
     (void)add(LIMIT - 1, WIRE_OK);
+}
+
+/* However small: as many as all sessions of the user may have, until they are unmapped. */
+Test(session, what_waits_to_be_unmapped_is_bounded)
+{
+    const unsigned most = REGIONS * USERS_SESSIONS;
+    struct wire_error error;
+    slow_backend_hold(&slow, false, true);
+    for (unsigned i = 0; i < most; i++) {
+        cr_assert(region_drop(&session->regions, add(1, WIRE_OK)));
+    }
+    cr_expect_eq(session->regions.count, 0);
+    cr_expect_not(begin(1, 0, &error));
+    cr_expect_eq(error.status, WIRE_RESOURCE_EXHAUSTED);
+    cr_expect_str_eq(
+        error.detail, "user 0 has 6 regions, with those that wait to be unmapped, and may have 6");
+    cr_expect_eq(collections, 1);
+    cr_expect_eq(slow_backend_mappings(&slow), most);
+    session->uid++;
+    (void)add(1, WIRE_OK);
+    session->uid--;
+    slow_backend_hold(&slow, false, false);
+    for (int tries = 0; tries < 10000 && region_unmaps(table.options.unmapper, 0) > 0; tries++) {
+        (void)usleep(1000);
+    }
+    (void)add(1, WIRE_OK);
 }
 
 static bool extend(uint32_t number, uint64_t offset, uint64_t bytes, struct wire_error *error)
@@ -429,6 +457,50 @@ Test(session, closing_ones_take_no_room_until_too_many_are_left)
     cr_expect(may_open());
 }
 
+static void leave_page(void *context, struct control *control)
+{
+    cr_assert_not_null(control->page, "%s", control->error.detail);
+    control_close(control, table.options.unmapper);
+    ++*(unsigned *)context;
+}
+
+/* What sessions leave behind that opened and closed again while the thread that unmaps is held up. */
+static void leave_pages(unsigned count)
+{
+    unsigned left = 0;
+    for (unsigned i = 0; i < count; i++) {
+        struct page *page = NULL;
+        int fd = -1;
+        cr_assert_eq(page_create(&fd, &page), 0);
+        cr_assert_not_null(
+            control_open(&slow.backend, table.options.mapper, UID, fd, leave_page, &left));
+        page_unmap(page);
+    }
+    for (int tries = 0; tries < 10000 && left < count; tries++) {
+        worker_collect(table.options.mapper);
+        (void)usleep(1000);
+    }
+    cr_assert_eq(left, count);
+}
+
+Test(session, pages_left_behind_are_bounded)
+{
+    slow_backend_hold(&slow, false, true);
+    cr_assert(region_drop(&session->regions, add(1, WIRE_OK)));
+    cr_assert(slow_backend_wait_held(&slow));
+    leave_pages(USERS_SESSIONS + SESSION_SPARE_SLOTS - 1);
+    cr_expect(may_open());
+    leave_pages(1);
+    cr_expect(is_refused_for("not yet unmapped"));
+    cr_expect_eq(collections, 1);
+    slow_backend_hold(&slow, false, false);
+    for (int tries = 0; tries < 10000 && control_closings(table.options.unmapper, UID) > 0;
+         tries++) {
+        (void)usleep(1000);
+    }
+    cr_expect(may_open());
+}
+
 Test(session, one_that_is_opening_takes_its_place)
 {
     struct wire_error error;
@@ -441,6 +513,7 @@ Test(session, one_that_is_opening_takes_its_place)
     cr_assert(slow_backend_wait_held(&slow));
     cr_expect(is_refused_for("the daemon has 1 sessions"));
     table.options.max_sessions = 2;
+    table.options.max_sessions_per_uid = 1;
     cr_expect(is_refused_for("user 5 has 1 sessions"));
     cr_expect_null(
         session_bind(&table, &begun->peer, begun->id, begun->token, &error), "it is not open yet");
