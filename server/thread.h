@@ -9,8 +9,8 @@
 
 #define THREAD_SPIN_PROCESSORS 4 /* with fewer, spinning takes the time from those waited for */
 
-/* Starts a thread that receives no signal: those are for the main thread alone. The name has at most
- * 15 characters. false: the system has no thread to give. */
+/* Starts a thread that receives no signal but for faults of its own: others are for the main thread
+ * alone. The name has at most 15 characters. false: the system has no thread to give. */
 bool thread_start(pthread_t *thread, const char *name, void *(*run)(void *context), void *context);
 
 /* Processors that this process may use, at least 1. */

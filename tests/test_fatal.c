@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "thread.h"
 
 static int64_t now_ms(void)
 {
@@ -50,7 +51,7 @@ static void fault_on_a_thread(void)
 {
     pthread_t thread;
     be_busy(300);
-    CHECK(pthread_create(&thread, NULL, fault_for_real, NULL) == 0);
+    CHECK(thread_start(&thread, "fault", fault_for_real, NULL)); /* as the daemon's own */
     (void)pthread_join(thread, NULL);
     _exit(1);
 }
@@ -72,7 +73,7 @@ static void two_at_a_time(void)
     pthread_t thread[2];
     be_busy(300);
     for (int i = 0; i < 2; i++) {
-        CHECK(pthread_create(&thread[i], NULL, i == 0 ? fault_for_real : abort_as_well, NULL) == 0);
+        CHECK(thread_start(&thread[i], "fault", i == 0 ? fault_for_real : abort_as_well, NULL));
     }
     for (int i = 0; i < 2; i++) {
         (void)pthread_join(thread[i], NULL);

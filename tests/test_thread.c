@@ -11,6 +11,7 @@ static void *look_around(void *context)
     sigset_t blocked;
     CHECK(pthread_sigmask(SIG_SETMASK, NULL, &blocked) == 0);
     CHECK(sigismember(&blocked, SIGTERM) == 1 && sigismember(&blocked, SIGINT) == 1);
+    CHECK(sigismember(&blocked, SIGSEGV) == 0 && sigismember(&blocked, SIGBUS) == 0);
     /* The starter names the thread, which may already run. */
     do {
         CHECK(pthread_getname_np(pthread_self(), name, 16) == 0);
