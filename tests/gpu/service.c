@@ -22,7 +22,7 @@
 #define LIFE_MS 60000
 
 static const struct service_test *const files[] = {service_memory_tests, service_handle_tests,
-    service_order_tests, service_fault_tests, service_load_tests};
+    service_order_tests, service_fault_tests, service_load_tests, service_user_tests};
 
 /* ---- What tests share ---------------------------------------------------------------------- */
 
@@ -34,6 +34,13 @@ void service_expect(enum attnd_status status, enum attnd_status expected, const 
             attnd_status_name(status), attnd_status_name(expected), attnd_message());
         _Exit(1);
     }
+}
+
+void service_skip(const char *why)
+{
+    (void)printf("  skipped: %s\n", why);
+    (void)fflush(stdout);
+    _Exit(SKIPPED);
 }
 
 void service_start(struct daemon *daemon)
@@ -117,8 +124,8 @@ static void become(const struct service_test *test)
     _Exit(0);
 }
 
-/* Whether it passed. This process has touched no GPU, so that the child may. */
-static bool run_test(const struct service_test *test)
+/* 0: it passed; SKIPPED; else it failed. This process has touched no GPU, so that the child may. */
+static int run_test(const struct service_test *test)
 {
     uint64_t begin = device_now_ns();
     int status = 0;
@@ -128,14 +135,17 @@ static bool run_test(const struct service_test *test)
         become(test);
     }
     CHECK(waitpid(child, &status, 0) == child);
-    bool passed = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    (void)printf("service: %s %s (%.1f s)\n", test->name, passed ? "passed" : "FAILED",
+    int result = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+    (void)printf("service: %s %s (%.1f s)\n", test->name,
+        result == 0         ? "passed"
+        : result == SKIPPED ? "skipped"
+                            : "FAILED",
         (double)(device_now_ns() - begin) * 1e-9);
-    if (!passed && WIFSIGNALED(status)) {
+    if (WIFSIGNALED(status)) {
         (void)printf("  ended by signal %d%s\n", WTERMSIG(status),
             WTERMSIG(status) == SIGALRM ? ": it took too long" : "");
     }
-    return passed;
+    return result;
 }
 
 static bool is_chosen(const struct service_test *test, int count, char *const *names)
@@ -178,12 +188,10 @@ int service_main(int argc, char **argv)
             if (!is_chosen(test, argc - first, argv + first)) {
                 continue;
             }
-            if (mps && test->alone) {
-                skipped++;
-                continue;
-            }
-            tests++;
-            failed += run_test(test) ? 0 : 1;
+            int result = mps && test->alone ? SKIPPED : run_test(test);
+            tests += result != SKIPPED;
+            skipped += result == SKIPPED;
+            failed += result != 0 && result != SKIPPED;
         }
     }
     (void)printf("gpu_service: mps=%s tests=%d failed=%d skipped=%d\n", mps ? "on" : "off", tests,

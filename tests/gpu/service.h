@@ -25,12 +25,16 @@ extern const struct service_test service_handle_tests[];
 extern const struct service_test service_order_tests[];
 extern const struct service_test service_fault_tests[];
 extern const struct service_test service_load_tests[];
+extern const struct service_test service_user_tests[];
 
 #define OK(call) service_expect((call), ATTND_OK, #call, __FILE__, __LINE__)
 #define REFUSED(call, status) service_expect((call), (status), #call, __FILE__, __LINE__)
 
 void service_expect(enum attnd_status status, enum attnd_status expected, const char *call,
     const char *file, int line);
+
+/* Ends a test that cannot run here. */
+_Noreturn void service_skip(const char *why);
 
 /* A daemon on GPU 0 with generous limits. */
 void service_start(struct daemon *daemon);

@@ -4,15 +4,20 @@
  * Prints a line when it has come so far that the test may go on, and ends with status 0 if all was well.
  */
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
 
 #include "chain.h"
 #include "device.h"
+#include "pieces.h"
 
 #define CHAIN_CALLS 60
 #define HEAVY_PENDING 8
+#define PIECE_BYTES ((size_t)2 << 20)
 #define SECOND UINT64_C(1000000000)
 
 struct trainer {
@@ -71,6 +76,33 @@ static void run_chain(struct trainer *trainer)
     struct set set;
     set_alloc(&set, &usual);
     check_chain(trainer, &set, (uint32_t)trainer->count, true);
+    set_free(&set);
+}
+
+/* The same in memory of the virtual memory API. */
+static void run_pieces(struct trainer *trainer)
+{
+    struct set set;
+    struct pieces pieces;
+    pieces_init(&pieces, PIECE_BYTES, set_bytes(&usual));
+    pieces_grow(&pieces, set_bytes(&usual));
+    set_init(&set, &usual, pieces.base);
+    check_chain(trainer, &set, (uint32_t)trainer->count, true);
+    pieces_finish(&pieces);
+}
+
+/* One call over cudaMalloc memory; the line says what came of it. */
+static void run_try(struct trainer *trainer)
+{
+    struct set set;
+    attnd_ticket ticket = 0;
+    set_alloc(&set, &usual);
+    set_fill(&set, trainer->stream, trainer->seed);
+    enum attnd_status status = set_forward(&set, trainer->client, trainer->stream, &ticket);
+    if (status == ATTND_OK) {
+        status = attnd_wait(trainer->client, ticket, ATTND_FOREVER);
+    }
+    (void)printf("%s %s\n", attnd_status_name(status), status == ATTND_OK ? "" : attnd_message());
     set_free(&set);
 }
 
@@ -283,6 +315,8 @@ struct mode {
 
 static const struct mode modes[] = {
     {"chain", run_chain, false},
+    {"pieces", run_pieces, false},
+    {"try", run_try, false},
     {"endless", run_endless, false},
     {"load", run_load, false},
     {"heavy", run_heavy, false},
@@ -306,6 +340,22 @@ static const struct mode *find_mode(const char *name)
     exit(2);
 }
 
+/* Before it touches the GPU, root becomes whom the environment names. It then is as other processes of
+ * that user are, but for its program, which need not be theirs to run. */
+static void become_user(void)
+{
+    const char *uid = getenv("GPU_TRAINER_UID");
+    if (uid == NULL) {
+        return;
+    }
+    uid_t user = (uid_t)strtoul(uid, NULL, 10);
+    if (setresgid(user, user, user) != 0 || setresuid(user, user, user) != 0 ||
+        prctl(PR_SET_DUMPABLE, 1) != 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) {
+        (void)fprintf(stderr, "gpu_trainer: cannot be user %s\n", uid);
+        exit(1);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 5) {
@@ -317,6 +367,7 @@ int main(int argc, char **argv)
         .seed = (uint32_t)strtoul(argv[3], NULL, 10), .count = strtoull(argv[4], NULL, 10)};
     struct attnd_open_options options = {
         .size = sizeof options, .address = argv[1], .name = "gpu_trainer"};
+    become_user();
     device_require("gpu_trainer");
     CU(cudaStreamCreateWithFlags(&trainer.stream, cudaStreamNonBlocking));
     if (!mode->alone) {
