@@ -8,7 +8,8 @@
 #include "wire.h"
 
 #define MESSAGES_PER_TURN 64 /* then the gate and the engine get their turn */
-#define HIGH_WATER 1024      /* messages per peer and direction */
+#define UNREAD_REPLIES 1024  /* of a peer, before more are dropped */
+#define UNREAD_REQUESTS 64   /* of a peer, before it has to wait: each may have 64 KiB */
 #define BACKLOG 4096         /* a connect that finds it full fails; the kernel may cut it */
 #define HANDSHAKE_MS 2000    /* a connection that does not speak ZMTP is closed after this */
 
@@ -138,8 +139,9 @@ static bool set_options(void *socket)
     int64_t largest = WIRE_MAX_MESSAGE_BYTES;
 
     return set_option(socket, ZMQ_ROUTER_MANDATORY, 1) && set_option(socket, ZMQ_LINGER, 0) &&
-           set_option(socket, ZMQ_SNDHWM, HIGH_WATER) &&
-           set_option(socket, ZMQ_RCVHWM, HIGH_WATER) && set_option(socket, ZMQ_BACKLOG, BACKLOG) &&
+           set_option(socket, ZMQ_SNDHWM, UNREAD_REPLIES) &&
+           set_option(socket, ZMQ_RCVHWM, UNREAD_REQUESTS) &&
+           set_option(socket, ZMQ_BACKLOG, BACKLOG) &&
            set_option(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
            zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &largest, sizeof(largest)) == 0;
 }
