@@ -4,8 +4,9 @@
  *   max |ours - exact|  <=  factor * max(max |low - exact|, max noise) + 2 * max |grid - exact|
  *
  * where low is the same formula in the tensor's dtype, grid is (exact + 0.3) - 0.3 computed in that
- * dtype, and noise what fp32 arithmetic alone may do: for a handful of numbers, low can be right by
- * luck. Where the reference is not finite, ours must be the same; a NaN of ours never passes.
+ * dtype, and noise what roundings that nobody can do without may add up to (reference.h): for a handful
+ * of numbers, low can be right by luck. Where the reference is not finite, ours must be the same; a NaN
+ * of ours never passes.
  */
 #pragma once
 

@@ -16,6 +16,12 @@ static double store(const struct formula *pass, double value)
     return pass->low ? dtype_round(pass->problem->dtype, (double)(float)value) : value;
 }
 
+/* What a kernel may keep in registers. */
+static double hold(const struct formula *pass, double value)
+{
+    return pass->strict ? step(pass, value) : store(pass, value);
+}
+
 /* y += a * x */
 static void axpy(const struct formula *pass, double *y, double a, const double *x, int64_t count)
 {
@@ -34,6 +40,14 @@ static void add_sizes(double *y, double a, const double *x, int64_t count)
 {
     for (int64_t i = 0; i < count; i++) {
         y[i] += a * fabs(x[i]);
+    }
+}
+
+/* y += (a * x)^2 / 3, a being the most that a number is rounded by */
+static void add_squares(double *y, double a, const double *x, int64_t count)
+{
+    for (int64_t i = 0; i < count && a > 0; i++) {
+        y[i] += a * a * x[i] * x[i] / 3;
     }
 }
 
@@ -114,14 +128,14 @@ static void score_row(struct formula *pass, int64_t row, int64_t begin, int64_t 
         axpy(pass, pass->scores + begin, q[c], column + begin, end - begin);
     }
     for (int64_t key = begin; key < end; key++) {
-        double score = store(pass, pass->scores[key] * (double)p->scale);
+        double score = hold(pass, pass->scores[key] * (double)p->scale);
         if (cap > 0) {
             double bent = step(pass, tanh(step(pass, score / cap)));
-            score = store(pass, cap * bent);
+            score = hold(pass, cap * bent);
             pass->slope_of_cap[key] = step(pass, 1 - bent * bent);
         }
         if (pass->bias != NULL || pass->slopes != NULL) {
-            score = store(pass, score + score_offset(pass, row, key));
+            score = hold(pass, score + score_offset(pass, row, key));
         }
         pass->scores[key] = score;
     }
@@ -148,7 +162,7 @@ static double soften_row(struct formula *pass, int64_t begin, int64_t end)
         sum = step(pass, sum + pass->weights[key]);
     }
     for (int64_t key = begin; key < end; key++) {
-        pass->weights[key] = store(pass, pass->weights[key] / sum);
+        pass->weights[key] = hold(pass, pass->weights[key] / sum);
     }
     return step(pass, max + step(pass, log(sum)));
 }
@@ -169,6 +183,37 @@ static double score_noise(const struct formula *pass, int64_t row, int64_t begin
     return FORMULA_UNIT32 * (size + 1);
 }
 
+/*
+ * How far a factor of a product of matrices is moved by its rounding to the dtype: at most to 0, and if
+ * the dtype has the number, no farther than fp32 has moved it before. What fp32 does alone is the
+ * business of score_noise() and its like.
+ */
+static double operand_step(const struct formula *pass, double value, double error)
+{
+    enum attn_dtype dtype = pass->problem->dtype;
+    double step = dtype == ATTN_FP32 ? 0 : fmin(dtype_half_step(dtype, value), fabs(value));
+    return dtype_round(dtype, value) == value ? fmin(step, error) : step;
+}
+
+/* The same of a probability on its way to out, where the row's largest one counts as 1. */
+static double weight_step(
+    const struct formula *pass, int64_t key, double largest, double score_error)
+{
+    double weight = pass->weights[key];
+    return weight > 0
+               ? pass->keep[key] * largest * operand_step(pass, weight / largest, score_error)
+               : 0;
+}
+
+static double largest_weight(const struct formula *pass, int64_t begin, int64_t end)
+{
+    double largest = 0;
+    for (int64_t key = begin; key < end; key++) {
+        largest = fmax(largest, pass->weights[key]);
+    }
+    return largest;
+}
+
 static void forward_noise(
     struct formula *pass, int64_t row, int64_t begin, int64_t end, double score_error)
 {
@@ -176,8 +221,11 @@ static void forward_noise(
     int64_t columns = pass->problem->head_dim_v;
     const double *out = query_row(pass, pass->result[TENSOR_OUT], row, columns);
     double *noise = query_row(pass, pass->noise[TENSOR_OUT], row, columns);
+    double *spread = query_row(pass, pass->spread[TENSOR_OUT], row, columns);
+    double largest = largest_weight(pass, begin, end);
     for (int64_t key = begin; key < end; key++) {
         const double *v = formula_key_row(pass, pass->v, key, columns);
+        add_squares(spread, weight_step(pass, key, largest, score_error), v, columns);
         double weight = pass->weights[key];
         double keep = pass->keep[key];
         for (int64_t c = 0; c < columns && weight > 0; c++) {
@@ -217,7 +265,7 @@ static void dp_row(struct formula *pass, int64_t row, int64_t begin, int64_t end
         axpy(pass, pass->dp + begin, dout[c], column + begin, end - begin);
     }
     for (int64_t key = begin; key < end; key++) {
-        pass->dp[key] = store(pass, pass->dp[key]);
+        pass->dp[key] = hold(pass, pass->dp[key]);
     }
 }
 
@@ -254,10 +302,11 @@ static void add_sink_gradient(struct formula *pass, int64_t row, double delta)
 }
 
 /*
- * How far rounding may move delta: the sum itself, what the forward pass did to out, and out's
- * rounding to the dtype, whose independent errors add up as squares.
+ * How far rounding may move delta: the sum itself, what the forward pass did to out, and the rounding
+ * of probabilities and of out to the dtype, whose independent errors add up as squares.
  */
-static double delta_noise(const struct formula *pass, int64_t row)
+static double delta_noise(
+    const struct formula *pass, int64_t row, int64_t begin, int64_t end, double score_error)
 {
     int64_t columns = pass->problem->head_dim_v;
     const double *dout = query_row(pass, pass->dout, row, columns);
@@ -271,6 +320,10 @@ static double delta_noise(const struct formula *pass, int64_t row)
         sum += FORMULA_UNIT32 * fabs(product) + fabs(dout[c]) * out_noise[c];
         double rounding = dout[c] * dtype_half_step(pass->problem->dtype, out[c]);
         squares += rounding * rounding;
+    }
+    double largest = largest_weight(pass, begin, end);
+    for (int64_t key = begin; key < end; key++) {
+        add_squares(&squares, weight_step(pass, key, largest, score_error), &pass->dp[key], 1);
     }
     return sum + sqrt(squares);
 }
@@ -286,6 +339,23 @@ static void score_gradient_noise(struct formula *pass, int64_t row, int64_t key,
     }
 }
 
+/* What products of probabilities and of ds, rounded to the dtype, add to gradients. Kernels may round ds
+ * times any factor. */
+static void operand_spread(
+    struct formula *pass, int64_t row, int64_t key, double ds, double score_error)
+{
+    int64_t columns_qk = pass->problem->head_dim_qk;
+    int64_t columns_v = pass->problem->head_dim_v;
+    double ds_step = operand_step(pass, ds, INFINITY);
+    double p_step = pass->keep[key] * operand_step(pass, pass->weights[key], score_error);
+    add_squares(query_row(pass, pass->spread[TENSOR_DQ], row, columns_qk), ds_step,
+        formula_key_row(pass, pass->k, key, columns_qk), columns_qk);
+    add_squares(formula_key_row(pass, pass->spread[TENSOR_DK], key, columns_qk), ds_step,
+        query_row(pass, pass->q, row, columns_qk), columns_qk);
+    add_squares(formula_key_row(pass, pass->spread[TENSOR_DV], key, columns_v), p_step,
+        query_row(pass, pass->dout, row, columns_v), columns_v);
+}
+
 static void backward_noise(
     struct formula *pass, int64_t row, int64_t begin, int64_t end, double delta)
 {
@@ -295,7 +365,7 @@ static void backward_noise(
     const double *dout = query_row(pass, pass->dout, row, columns_v);
     double score_error = score_noise(pass, row, begin, end);
     double dp_error = FORMULA_UNIT32 * formula_length(dout, columns_v) * pass->max_value;
-    double delta_error = delta_noise(pass, row);
+    double delta_error = delta_noise(pass, row, begin, end, score_error);
     double cap_error = pass->problem->softcap > 0 ? 4 * FORMULA_UNIT32 : 0; /* 1 - tanh^2 */
     for (int64_t key = begin; key < end; key++) {
         double weight = pass->weights[key];
@@ -311,6 +381,7 @@ static void backward_noise(
             formula_key_row(pass, pass->noise[TENSOR_DK], key, columns_qk), error, q, columns_qk);
         add_sizes(formula_key_row(pass, pass->noise[TENSOR_DV], key, columns_v),
             pass->dropped[key] * (score_error + FORMULA_UNIT32), dout, columns_v);
+        operand_spread(pass, row, key, weight * ds * pass->slope_of_cap[key], score_error);
     }
     if (pass->noise[TENSOR_DSINKS] != NULL) {
         pass->noise[TENSOR_DSINKS][pass->head] +=
@@ -411,7 +482,7 @@ void formula_backward_row(struct formula *pass, int64_t row, int64_t begin, int6
         }
         double *dk = formula_key_row(pass, pass->result[TENSOR_DK], key, columns_qk);
         double *dv = formula_key_row(pass, pass->result[TENSOR_DV], key, columns_v);
-        double ds = store(pass, pass->weights[key] * (pass->keep[key] * pass->dp[key] - delta));
+        double ds = hold(pass, pass->weights[key] * (pass->keep[key] * pass->dp[key] - delta));
         add_score_gradient(pass, row, key, ds);
         ds = store(pass, ds * pass->slope_of_cap[key]);
         axpy(pass, dv, pass->dropped[key], dout, columns_v);

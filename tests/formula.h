@@ -1,8 +1,9 @@
 /*
  * The formulas of attention for one query row, forward and backward, in either of two arithmetics.
  *
- * Part of the reference: reference.c walks over sequences, heads and rows. Also says how far rounding
- * in fp32 alone may move each result. No memory of its own; any thread.
+ * Part of the reference: reference.c walks over sequences, heads and rows. Also says how far a result
+ * may be moved by rounding in fp32 and by rounding probabilities and ds to the dtype, which products of
+ * matrices want. No memory of its own; any thread.
  */
 #pragma once
 
@@ -13,7 +14,9 @@ struct formula {
     const struct attn_problem *problem;
     double **result; /* by tensor_id, as in struct reference */
     double **noise;  /* NULL in the low pass */
+    double **spread; /* squares of deviations, beside noise; NULL in the low pass */
     bool low;
+    bool strict; /* low rounds what goes to memory or into a product, and nothing else */
     bool backward;
 
     int32_t batch;

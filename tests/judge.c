@@ -140,7 +140,9 @@ void judge_trial(struct verdict *verdict, struct trial *trial, const struct judg
     struct executor executor;
     executor_init(&executor, run->family, run->workers);
     executor.twin = run->twin;
-    struct reference *reference = reference_create(run->direction, &trial->problem);
+    struct reference *reference = run->strict
+                                      ? reference_create_strict(run->direction, &trial->problem)
+                                      : reference_create(run->direction, &trial->problem);
     solve_forward(verdict, &executor, trial, run, reference);
     if (run->direction == ATTN_BACKWARD && !verdict->broken) {
         solve_backward(verdict, &executor, trial, run, reference);

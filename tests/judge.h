@@ -32,6 +32,7 @@ struct judge_run {
     unsigned workers;
     uint64_t tiles_per_launch; /* 0: all in one */
     struct twin *twin;         /* whose arena the trial lies in; NULL: none */
+    bool strict;               /* by reference_create_strict() */
 };
 
 /* Computes and judges it, and what was written beside the outputs. */

@@ -65,6 +65,14 @@ static double *gather(const struct attn_problem *problem, enum tensor_id id)
     return values;
 }
 
+/* Independent errors add up as squares. */
+static double with_spread(const struct formula *pass, enum tensor_id id, int64_t index)
+{
+    double noise = pass->noise[id][index];
+    double spread = pass->spread[id] != NULL ? pass->spread[id][index] : 0;
+    return sqrt(noise * noise + spread);
+}
+
 /* Sums become results: the score's scale is applied once, and the low pass rounds to memory. */
 static void finish_sums(struct formula *pass, enum tensor_id id, double factor)
 {
@@ -74,8 +82,18 @@ static void finish_sums(struct formula *pass, enum tensor_id id, double factor)
         double value = pass->result[id][i] * factor;
         pass->result[id][i] = pass->low ? dtype_round(tensor.dtype, value) : value;
         if (pass->noise != NULL) {
-            pass->noise[id][i] = pass->noise[id][i] * fabs(factor) + FORMULA_UNIT32 * fabs(value);
+            double noise = with_spread(pass, id, i);
+            pass->noise[id][i] = noise * fabs(factor) + FORMULA_UNIT32 * fabs(value);
         }
+    }
+}
+
+/* Only now, since gradients take the roundings behind out's spread into account by themselves. */
+static void finish_out(struct formula *pass)
+{
+    struct tensor out = tensor_of(pass->problem, TENSOR_OUT);
+    for (int64_t i = 0; i < tensor_elements(&out) && pass->noise != NULL; i++) {
+        pass->noise[TENSOR_OUT][i] = with_spread(pass, TENSOR_OUT, i);
     }
 }
 
@@ -105,6 +123,7 @@ static void run_pass(struct formula *pass)
             run_head(pass);
         }
     }
+    finish_out(pass);
     if (pass->backward) {
         double scale = (double)p->scale;
         finish_sums(pass, TENSOR_DQ, scale);
@@ -175,21 +194,52 @@ static void close_pass(struct formula *pass)
     }
 }
 
-struct reference *reference_create(
-    enum attn_direction direction, const struct attn_problem *problem)
+/* Results that are sums of products with rounded factors. */
+static const enum tensor_id spread_ids[] = {TENSOR_OUT, TENSOR_DQ, TENSOR_DK, TENSOR_DV};
+
+static void run_exact(struct formula *pass, const struct reference *reference)
+{
+    double *spread[TENSOR_COUNT] = {NULL};
+    for (size_t i = 0; i < sizeof spread_ids / sizeof *spread_ids; i++) {
+        enum tensor_id id = spread_ids[i];
+        spread[id] = reference->exact[id] != NULL ? reserve(reference->count[id]) : NULL;
+    }
+    pass->spread = spread;
+    run_pass(pass);
+    pass->spread = NULL;
+    for (enum tensor_id id = 0; id < TENSOR_COUNT; id++) {
+        free(spread[id]);
+    }
+}
+
+static struct reference *create(
+    enum attn_direction direction, const struct attn_problem *problem, bool strict)
 {
     struct reference *reference = reserve(sizeof *reference / sizeof(double) + 1);
     allocate_results(reference, direction, problem);
     struct formula pass = open_pass(direction, problem);
     pass.result = reference->exact;
     pass.noise = reference->noise;
-    run_pass(&pass);
+    run_exact(&pass, reference);
     pass.result = reference->low;
     pass.noise = NULL;
     pass.low = true;
+    pass.strict = strict;
     run_pass(&pass);
     close_pass(&pass);
     return reference;
+}
+
+struct reference *reference_create(
+    enum attn_direction direction, const struct attn_problem *problem)
+{
+    return create(direction, problem, false);
+}
+
+struct reference *reference_create_strict(
+    enum attn_direction direction, const struct attn_problem *problem)
+{
+    return create(direction, problem, true);
 }
 
 void reference_destroy(struct reference *reference)

@@ -3,7 +3,9 @@
  *
  * Computed twice, in float64 (exact) and as a straightforward program in the problem's dtype would
  * (low: sums in fp32, scores, probabilities and results rounded to the dtype), together with how far
- * rounding in fp32 alone may move each result (noise). Shares no code with the product. Any thread.
+ * a result may be moved (noise) by rounding in fp32 and by rounding probabilities and ds to the dtype,
+ * which no program on matrix units can do without: of the first the most, of the second, being many
+ * and independent, the standard deviation. Shares no code with the product. Any thread.
  */
 #pragma once
 
@@ -23,6 +25,13 @@ struct reference {
  * not the problem's: its gradients are the true ones.
  */
 struct reference *reference_create(
+    enum attn_direction direction, const struct attn_problem *problem);
+/*
+ * The same with another low: one that keeps scores, dout . v and ds in fp32, and rounds to the dtype only
+ * what is a factor of a product or a result. Where scores are large, low errs so much by rounding them
+ * that anything would pass beside it; this one does not.
+ */
+struct reference *reference_create_strict(
     enum attn_direction direction, const struct attn_problem *problem);
 void reference_destroy(struct reference *reference);
 

@@ -13,7 +13,7 @@
 /* Both directions, judged by the bar and by what was written. */
 static void solve(const char *name, struct trial *trial, unsigned workers)
 {
-    const struct judge_run run = {tested_family(), ATTN_BACKWARD, true, workers, 0, NULL};
+    const struct judge_run run = {tested_family(), ATTN_BACKWARD, true, workers, 0, NULL, false};
     struct verdict verdict = {0};
     judge_trial(&verdict, trial, &run);
     cr_expect(!verdict.failed, "%s, ratio %g", name, verdict.ratio);

@@ -12,7 +12,7 @@
 
 static void solve(const char *name, struct trial *trial)
 {
-    const struct judge_run run = {tested_family(), ATTN_BACKWARD, true, 2, 0, NULL};
+    const struct judge_run run = {tested_family(), ATTN_BACKWARD, true, 2, 0, NULL, false};
     struct verdict verdict = {0};
     judge_trial(&verdict, trial, &run);
     cr_expect(

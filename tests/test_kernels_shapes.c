@@ -38,7 +38,7 @@ static void check(const struct trial_spec *spec, enum attn_direction direction)
         (int)spec->window_right, (int)spec->alignment);
     struct trial trial;
     trial_init(&trial, spec);
-    const struct judge_run run = {attn_family_find("cpu"), direction, true, 1, 0, NULL};
+    const struct judge_run run = {attn_family_find("cpu"), direction, true, 1, 0, NULL, false};
     struct verdict verdict = {0};
     judge_trial(&verdict, &trial, &run);
     cr_expect(!verdict.failed, "%s, ratio %g", name, verdict.ratio);

@@ -404,3 +404,84 @@ Test(reference, a_row_of_minus_infinities_is_no_row)
     reference_destroy(r);
     trial_finish(&trial);
 }
+
+/* -- what rounding may do --------------------------------------------------------------------- */
+
+/* One key, one query, p = 1: ds is dlse, and the one rounding of it is in all of dk. */
+Test(reference, noise_knows_how_ds_is_rounded)
+{
+    struct trial_spec spec = trial_spec_default();
+    spec.dtype = ATTN_FP16;
+    spec.head_dim_qk = 2;
+    spec.scale = 0.5F;
+    spec.dlse = true;
+    struct trial trial;
+    trial_init(&trial, &spec);
+    set(&trial, TENSOR_Q, (double[]){2, -4});
+    set(&trial, TENSOR_K, (double[]){1, 0});
+    set(&trial, TENSOR_V, (double[]){0});
+    set(&trial, TENSOR_DOUT, (double[]){1});
+    set(&trial, TENSOR_DLSE, (double[]){2533}); /* between 2532 and 2534 */
+    struct reference *r = reference_create(ATTN_BACKWARD, &trial.problem);
+    const double deviation = 1 / sqrt(3);
+    cr_expect(near(r->exact[TENSOR_DK][0], 2533));
+    cr_expect(fabs(r->noise[TENSOR_DK][0] - deviation) < 0.01, "%g", r->noise[TENSOR_DK][0]);
+    cr_expect(fabs(r->noise[TENSOR_DK][1] - 2 * deviation) < 0.01, "%g", r->noise[TENSOR_DK][1]);
+    cr_expect(fabs(r->noise[TENSOR_DQ][0] - deviation / 2) < 0.01, "%g", r->noise[TENSOR_DQ][0]);
+    cr_expect(r->noise[TENSOR_DQ][1] == 0, "nothing of k is in it");
+    cr_expect(r->noise[TENSOR_DV][0] < 1e-6, "a probability of 1 needs no rounding");
+    cr_expect(r->noise[TENSOR_OUT][0] == 0);
+    reference_destroy(r);
+    trial_finish(&trial);
+}
+
+/* Two keys, of which fp16 has neither probability; of large scores it does not have 1 either, since
+ * fp32 has moved it before. */
+Test(reference, noise_knows_how_probabilities_are_rounded)
+{
+    struct trial_spec spec = trial_spec_default();
+    spec.dtype = ATTN_FP16;
+    spec.seqlen_k = 2;
+    struct trial trial;
+    trial_init(&trial, &spec);
+    set(&trial, TENSOR_Q, (double[]){1});
+    set(&trial, TENSOR_K, (double[]){0, 1});
+    set(&trial, TENSOR_V, (double[]){8, 0});
+    struct reference *r = reference_create(ATTN_FORWARD, &trial.problem);
+    double largest = 1 / (1 + exp(-1)); /* counts as 1, beside it the other is exp(-1) */
+    double expected = 8 * largest * 0x1p-13 / sqrt(3);
+    cr_expect(fabs(r->noise[TENSOR_OUT][0] - expected) < 0.01 * expected, "%g, not %g",
+        r->noise[TENSOR_OUT][0], expected);
+    reference_destroy(r);
+    set(&trial, TENSOR_Q, (double[]){300});
+    set(&trial, TENSOR_K, (double[]){400, 0});
+    r = reference_create(ATTN_FORWARD, &trial.problem);
+    expected = 8 * 0x1p-11 / sqrt(3);
+    cr_expect(fabs(r->noise[TENSOR_OUT][0] - expected) < 0.01 * expected, "%g, not %g",
+        r->noise[TENSOR_OUT][0], expected);
+    reference_destroy(r);
+    trial_finish(&trial);
+}
+
+/* low's scores are of the dtype; those of a strict one are not, its results are. */
+Test(reference, strict_keeps_scores_in_fp32)
+{
+    struct trial_spec spec = trial_spec_default();
+    spec.dtype = ATTN_BF16;
+    spec.seqlen_k = 2;
+    struct trial trial;
+    trial_init(&trial, &spec);
+    set(&trial, TENSOR_Q, (double[]){1001}); /* 1000 in bf16 */
+    set(&trial, TENSOR_K, (double[]){1, 1.0078125});
+    set(&trial, TENSOR_V, (double[]){0, 1});
+    struct reference *low = reference_create(ATTN_FORWARD, &trial.problem);
+    struct reference *strict = reference_create_strict(ATTN_FORWARD, &trial.problem);
+    double exact = strict->exact[TENSOR_LSE][0];
+    cr_expect(exact == low->exact[TENSOR_LSE][0]);
+    cr_expect(fabs(exact - 1007.8129) < 1e-3, "%g", exact);
+    cr_expect(fabs(low->low[TENSOR_LSE][0] - 1008) < 1e-3, "%g", low->low[TENSOR_LSE][0]);
+    cr_expect(fabs(strict->low[TENSOR_LSE][0] - exact) < 1e-3, "%g", strict->low[TENSOR_LSE][0]);
+    reference_destroy(low);
+    reference_destroy(strict);
+    trial_finish(&trial);
+}
