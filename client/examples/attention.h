@@ -36,8 +36,8 @@ struct attention_layer {
 /* What the daemon and the clock say of this client's calls so far. */
 struct attention_summary {
     uint64_t calls;
-    double
-        p50_us; /* from the submission until the result was there, half of the calls were faster */
+    /* From the submission until the result was there; half of the calls were faster. */
+    double p50_us;
     double p99_us;
     double mean_group; /* requests that ran together with one of ours, itself included */
 };

@@ -190,8 +190,7 @@ static bool hold_signals(struct demo *demo)
     }
     sigaddset(&set, SIGCHLD);
     sigprocmask(SIG_BLOCK, &set, NULL);
-    signal(SIGPIPE,
-        SIG_IGN); /* a reader of our output that went away must not leave a daemon behind */
+    signal(SIGPIPE, SIG_IGN); /* a reader that went away must not leave a daemon behind */
     demo->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     return demo->signals >= 0 || complain("no signalfd: %s", strerror(errno));
 }
