@@ -3,8 +3,7 @@
  *
  * Locks, in this order: devices.mutex, plans.mutex, mutex, rpc.mutex. blocks.mutex and streams.mutex
  * come before all. None is held while waiting for requests to end; devices.mutex, plans.mutex and
- * blocks.mutex are held during a round trip. gate.mutex is held during an exchange; it and sweep.mutex
- * take no other.
+ * blocks.mutex are held during a round trip. gate.mutex and sweep.mutex take no other.
  *
  * The CUDA driver may wait for the device, and that for a daemon which is gone: the thread that notices
  * (watch.h) neither calls the driver nor takes a mutex that is held while somebody else does, which are

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -20,7 +21,8 @@
 struct devices {
     pthread_mutex_t mutex;
     struct region_table table;
-    struct region *retired; /* owned; nobody finds them any more, but requests may use them */
+    struct region *retired;       /* owned; nobody finds them any more, but requests may use them */
+    _Atomic unsigned withdrawing; /* threads that tell the daemon to drop what was retired */
 };
 
 void device_init(struct devices *devices);

@@ -36,10 +36,13 @@ static enum attnd_status unreadable(struct gate *gate, const struct wire_error *
     return loss_check(gate->loss);
 }
 
-static enum attnd_status no_answer(int64_t timeout_ns)
+/* A status of this file becomes one of the API. */
+static enum attnd_status conclude(enum attnd_status status, int64_t timeout_ns)
 {
-    return error_set(ATTND_TIMED_OUT, "the daemon did not answer within %.3f s",
-        (double)timeout_ns / (double)CLOCK_SECOND_NS);
+    return status != ATTND_TIMED_OUT
+               ? status
+               : error_set(ATTND_TIMED_OUT, "the daemon did not answer within %.3f s",
+                     (double)timeout_ns / (double)CLOCK_SECOND_NS);
 }
 
 static enum attnd_status connect_failed(const char *path, int code)
@@ -129,7 +132,7 @@ static ssize_t receive_packet(int socket, void *bytes, size_t capacity, int64_t 
 /* Late replies are told apart by their numbers: the lowest bit is set where a region was added. */
 static uint32_t next_id(struct gate *gate, enum wire_gate_kind kind)
 {
-    gate->last_id += 2;
+    gate->last_id = gate->last_id + 2 != 0 ? gate->last_id + 2 : 2;
     return gate->last_id | (kind == WIRE_GATE_ADD_REGION ? 1 : 0);
 }
 
@@ -149,14 +152,14 @@ static void drop_late_region(struct gate *gate, uint32_t region, int64_t deadlin
     (void)send_packet(gate->fd, packet, size, -1, deadline);
 }
 
-static enum attnd_status await_reply(struct gate *gate, uint32_t id, struct wire_gate_reply *reply,
-    int64_t deadline, int64_t timeout_ns)
+static enum attnd_status await_reply(
+    struct gate *gate, uint32_t id, struct wire_gate_reply *reply, int64_t deadline)
 {
     uint8_t packet[PACKET_BYTES];
     for (;;) {
         ssize_t size = receive_packet(gate->fd, packet, sizeof packet, deadline);
         if (size <= 0) {
-            return size == 0 ? hung_up(gate) : no_answer(timeout_ns);
+            return size == 0 ? hung_up(gate) : ATTND_TIMED_OUT;
         }
         struct wire_error error;
         if (!codec_decode_gate_reply(packet, (size_t)size, reply, &error)) {
@@ -172,26 +175,80 @@ static enum attnd_status await_reply(struct gate *gate, uint32_t id, struct wire
     }
 }
 
-static enum attnd_status exchange_locked(struct gate *gate, struct wire_gate_request *request,
-    int fd, struct wire_gate_reply *reply, int64_t timeout_ns)
+/* Sets request->id, to 0 where nothing was sent. That the daemon has hung up is told by what waits for
+ * the reply, behind its parting words. */
+static enum attnd_status send_request(
+    struct gate *gate, struct wire_gate_request *request, int fd, int64_t deadline)
 {
-    int64_t deadline = clock_deadline(timeout_ns);
     uint8_t packet[PACKET_BYTES];
-
     request->id = next_id(gate, request->kind);
     size_t size = codec_encode_gate_request(request, packet, sizeof packet);
-    if (!send_packet(gate->fd, packet, size, fd, deadline)) {
-        if (errno == EAGAIN) {
-            request->id = 0;
-            return no_answer(timeout_ns);
+    if (send_packet(gate->fd, packet, size, fd, deadline) || errno == EPIPE ||
+        errno == ECONNRESET) {
+        return ATTND_OK;
+    }
+    request->id = 0;
+    return errno == EAGAIN
+               ? ATTND_TIMED_OUT
+               : error_set(ATTND_RESOURCE_EXHAUSTED,
+                     "a descriptor cannot be passed to the daemon: %s", strerrordesc_np(errno));
+}
+
+static enum attnd_status send_all(
+    struct gate *gate, struct gate_message *message, size_t count, size_t *sent, int64_t timeout_ns)
+{
+    enum attnd_status status = ATTND_OK;
+    *sent = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (status == ATTND_OK) {
+            status =
+                send_request(gate, &message[i].request, message[i].fd, clock_deadline(timeout_ns));
+            *sent += status == ATTND_OK;
         }
-        if (errno != EPIPE && errno != ECONNRESET) {
-            request->id = 0;
-            return error_set(ATTND_RESOURCE_EXHAUSTED,
-                "a descriptor cannot be passed to the daemon: %s", strerrordesc_np(errno));
+        (void)close(message[i].fd);
+    }
+    return status;
+}
+
+/* Also the replies behind the first refusal, which would else be in the way of later ones. */
+static enum attnd_status await_all(struct gate *gate, const struct gate_message *message,
+    size_t count, size_t *done, struct wire_gate_reply *last, int64_t timeout_ns)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct wire_gate_reply reply;
+        enum attnd_status status =
+            await_reply(gate, message[i].request.id, &reply, clock_deadline(timeout_ns));
+        if (status != ATTND_OK) {
+            return status;
+        }
+        if (last->error.status == WIRE_OK) {
+            *last = reply;
+            *done += reply.error.status == WIRE_OK;
         }
     }
-    return await_reply(gate, request->id, reply, deadline, timeout_ns);
+    return ATTND_OK;
+}
+
+/* One exchange at a time. The mutex is not held during it: who waits for it has a deadline. */
+static enum attnd_status enter(struct gate *gate, int64_t deadline)
+{
+    struct timespec until = clock_timespec(deadline);
+    (void)pthread_mutex_lock(&gate->mutex);
+    while (gate->busy && clock_left_ns(deadline, 1) != 0) {
+        (void)pthread_cond_timedwait(&gate->left, &gate->mutex, &until);
+    }
+    enum attnd_status status = gate->busy ? ATTND_TIMED_OUT : loss_check(gate->loss);
+    gate->busy = gate->busy || status == ATTND_OK;
+    (void)pthread_mutex_unlock(&gate->mutex);
+    return status;
+}
+
+static void leave(struct gate *gate)
+{
+    (void)pthread_mutex_lock(&gate->mutex);
+    gate->busy = false;
+    (void)pthread_cond_signal(&gate->left);
+    (void)pthread_mutex_unlock(&gate->mutex);
 }
 
 enum attnd_status gate_open(
@@ -216,6 +273,11 @@ enum attnd_status gate_open(
     }
     *gate = (struct gate){.fd = fd, .loss = loss};
     (void)pthread_mutex_init(&gate->mutex, NULL);
+    pthread_condattr_t monotonic;
+    (void)pthread_condattr_init(&monotonic);
+    (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&gate->left, &monotonic);
+    (void)pthread_condattr_destroy(&monotonic);
     return ATTND_OK;
 }
 
@@ -226,6 +288,7 @@ void gate_close(struct gate *gate, bool forked)
     }
     if (!forked) {
         (void)shutdown(gate->fd, SHUT_RDWR); /* also where a child still holds the descriptor */
+        (void)pthread_cond_destroy(&gate->left);
         (void)pthread_mutex_destroy(&gate->mutex);
     }
     (void)close(gate->fd);
@@ -235,12 +298,38 @@ void gate_close(struct gate *gate, bool forked)
 enum attnd_status gate_exchange(struct gate *gate, struct wire_gate_request *request, int fd,
     struct wire_gate_reply *reply, int64_t timeout_ns)
 {
-    enum attnd_status status = loss_check(gate->loss);
+    int64_t deadline = clock_deadline(timeout_ns);
     request->id = 0;
+    enum attnd_status status = enter(gate, deadline);
     if (status == ATTND_OK) {
-        (void)pthread_mutex_lock(&gate->mutex);
-        status = exchange_locked(gate, request, fd, reply, timeout_ns);
-        (void)pthread_mutex_unlock(&gate->mutex);
+        status = send_request(gate, request, fd, deadline);
+        if (status == ATTND_OK) {
+            status = await_reply(gate, request->id, reply, deadline);
+        }
+        leave(gate);
     }
-    return status;
+    return conclude(status, timeout_ns);
+}
+
+enum attnd_status gate_exchange_all(struct gate *gate, struct gate_message *message, size_t count,
+    size_t *done, struct wire_gate_reply *reply, int64_t timeout_ns)
+{
+    *done = 0;
+    *reply = (struct wire_gate_reply){0};
+    enum attnd_status status = enter(gate, clock_deadline(timeout_ns));
+    if (status != ATTND_OK) {
+        for (size_t i = 0; i < count; i++) {
+            (void)close(message[i].fd);
+        }
+        return conclude(status, timeout_ns);
+    }
+    size_t sent;
+    enum attnd_status sending = send_all(gate, message, count, &sent, timeout_ns);
+    bool late = sending == ATTND_TIMED_OUT;
+    status = await_all(gate, message, sent, done, reply, late ? 0 : timeout_ns);
+    leave(gate);
+    if (status == ATTND_OK && reply->error.status == WIRE_OK) {
+        status = sending;
+    }
+    return conclude(status, timeout_ns);
 }

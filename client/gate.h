@@ -5,6 +5,8 @@
 #pragma once
 
 #include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "attnd.h"
@@ -12,10 +14,17 @@
 #include "wire.h"
 
 struct gate {
-    int fd; /* -1: not open */
-    pthread_mutex_t mutex;
+    int fd;                /* -1: not open */
+    pthread_mutex_t mutex; /* of `busy`; takes no other */
+    pthread_cond_t left;
+    bool busy;         /* an exchange goes on: what follows is its thread's */
     uint32_t last_id;  /* even */
     struct loss *loss; /* borrowed; declared when the daemon hangs up */
+};
+
+struct gate_message {
+    struct wire_gate_request request;
+    int fd; /* travels along */
 };
 
 /* Connects. On failure there is nothing to close. */
@@ -32,3 +41,12 @@ void gate_close(struct gate *gate, bool forked);
  */
 enum attnd_status gate_exchange(struct gate *gate, struct wire_gate_request *request, int fd,
     struct wire_gate_reply *reply, int64_t timeout_ns);
+
+/*
+ * Several round trips that take little longer than one: all messages are sent before the first reply is
+ * awaited. Closes their descriptors, each as soon as it is sent. *done: so many the daemon did, before the
+ * first that it refused, if any: *reply says so, and ATTND_OK is returned then. The time is that for each
+ * message and each reply.
+ */
+enum attnd_status gate_exchange_all(struct gate *gate, struct gate_message *message, size_t count,
+    size_t *done, struct wire_gate_reply *reply, int64_t timeout_ns);

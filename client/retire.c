@@ -6,6 +6,26 @@
 #include "clock.h"
 #include "probe.h"
 
+#define PAUSE_NS 100000
+
+static void sleep_a_little(void)
+{
+    struct timespec pause = clock_timespec(PAUSE_NS);
+    (void)nanosleep(&pause, NULL);
+}
+
+/* Memory may be registered under it, and that may take as long as the daemon does. */
+static bool lock_until(pthread_mutex_t *mutex, int64_t deadline)
+{
+    while (pthread_mutex_trylock(mutex) != 0) {
+        if (clock_left_ns(deadline, 1) == 0) {
+            return false;
+        }
+        sleep_a_little();
+    }
+    return true;
+}
+
 /* A list of those that were retired before. */
 static void retire_again(struct devices *devices, struct region *first)
 {
@@ -98,18 +118,27 @@ void retire_drop(struct attnd *client, int64_t deadline)
 void retire_and_drop(struct attnd *client, void (*choose)(struct attnd *client), int64_t deadline)
 {
     struct devices *devices = &client->devices;
-    (void)pthread_mutex_lock(&devices->mutex);
+    if (!lock_until(&devices->mutex, deadline)) {
+        return;
+    }
     choose(client);
     struct region *unused = take_unused(client);
+    (void)atomic_fetch_add(&devices->withdrawing, 1);
     (void)pthread_mutex_unlock(&devices->mutex);
     struct region *left = withdraw_all(client, unused, deadline);
-    (void)pthread_mutex_lock(&devices->mutex);
-    retire_again(devices, left);
-    (void)pthread_mutex_unlock(&devices->mutex);
+    (void)atomic_fetch_sub(&devices->withdrawing, 1);
+    if (left) {
+        (void)pthread_mutex_lock(&devices->mutex);
+        retire_again(devices, left);
+        (void)pthread_mutex_unlock(&devices->mutex);
+    }
 }
 
 enum attnd_status retire_wait(struct attnd *client, int64_t deadline)
 {
+    while (atomic_load(&client->devices.withdrawing) != 0 && clock_left_ns(deadline, 1) != 0) {
+        sleep_a_little(); /* what others are about to say comes before the question */
+    }
     struct wire_gate_request request = {.kind = WIRE_GATE_TRIM};
     struct wire_gate_reply reply;
     enum attnd_status status =

@@ -25,9 +25,10 @@ void retire_unused(struct attnd *client);
 /* Lets the daemon drop what is retired and not used; what it is not told of in time stays retired. */
 void retire_drop(struct attnd *client, int64_t deadline);
 
-/* The same behind `choose`, which retires. Takes the mutex by itself, but not while it waits. */
+/* The same behind `choose`, which retires. Takes the mutex by itself, but not while it waits; nothing
+ * happens if others have it until the deadline. */
 void retire_and_drop(struct attnd *client, void (*choose)(struct attnd *client), int64_t deadline);
 
-/* Waits until the daemon has unmapped what it was to drop: until then it counts against the limits.
- * With or without the mutex. */
+/* Waits until the daemon has unmapped what it was to drop, also by other threads: until then it counts
+ * against the limits. With or without the mutex. */
 enum attnd_status retire_wait(struct attnd *client, int64_t deadline);

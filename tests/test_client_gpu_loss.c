@@ -43,11 +43,12 @@ static bool is_lost(void *unused)
     return loss_happened(&gpu_client->loss);
 }
 
-static void close_client(int64_t within_ns)
+/* In less time than a client has patience for by default. */
+static void close_client(void)
 {
     int64_t begin = clock_now_ns();
     attnd_close(gpu_client);
-    cr_expect_lt(clock_now_ns() - begin, within_ns);
+    cr_expect_lt(clock_now_ns() - begin, 4 * SECONDS);
 }
 
 Test(client_gpu_loss, streams_that_wait_for_it_go_on)
@@ -75,7 +76,7 @@ Test(client_gpu_loss, streams_that_wait_for_it_go_on)
     gpu_expect(attnd_trim(gpu_client, ATTND_FOREVER), ATTND_DISCONNECTED, "gone");
     gpu_expect(attnd_lane_reset(gpu_client, NULL), ATTND_DISCONNECTED, "gone");
     OK(attnd_wait(gpu_client, good, 0));
-    close_client(SECONDS);
+    close_client();
     cr_expect_eq(fake_cuda_registered(), 0);
     gpu_finish_call(made, true);
 }
@@ -97,7 +98,7 @@ Test(client_gpu_loss, a_stream_that_comes_late_does_not_wait_either)
     (void)usleep(50000);
     atomic_store(&gate.open, true);
     cr_expect(gpu_eventually(is_idle, stream));
-    close_client(SECONDS);
+    close_client();
     cr_expect_eq(fake_cuda_registered(), 0);
     gpu_finish_call(made, true);
 }
@@ -112,7 +113,7 @@ Test(client_gpu_loss, closing_does_not_wait_for_a_stream_for_ever)
     OK(gpu_submit(made, stream, NULL));
     kill_daemon();
     cr_expect(gpu_eventually(is_lost, NULL));
-    close_client(SECONDS);
+    close_client();
     atomic_store(&gate.open, true);
     cr_expect(gpu_eventually(is_idle, stream), "what it looks at is still there");
     gpu_finish_call(made, true);
@@ -124,11 +125,16 @@ struct late_call {
     enum attnd_status status;
 };
 
+static bool has_failed(void *unused)
+{
+    (void)unused;
+    return fake_cuda_has_failed();
+}
+
 static void *submit_late(void *context)
 {
     struct late_call *late = context;
     (void)cuCtxPushCurrent_v2(fake_cuda_context(0, true));
-    fake_cuda_fail_next(DRIVER_ILLEGAL_ADDRESS);
     late->status = gpu_submit(late->call, late->stream, NULL);
     return NULL;
 }
@@ -142,12 +148,14 @@ Test(client_gpu_loss, a_stream_that_took_no_work_may_still_look_at_the_page)
     gpu_run(late.call, late.stream);
     fake_cuda_launch(late.stream, gpu_hold, &gate);
     OK(gpu_submit(late.call, late.stream, NULL));
+    fake_cuda_fail_next(DRIVER_ILLEGAL_ADDRESS);
     cr_assert_eq(pthread_create(&thread, NULL, submit_late, &late), 0);
-    (void)usleep(100000);
+    cr_expect(gpu_eventually(has_failed, NULL));
+    (void)usleep(50000); /* it waits for the stream by now */
     kill_daemon();
     (void)pthread_join(thread, NULL);
     cr_expect_eq(late.status, ATTND_DEVICE_FAULT, "%s", attnd_status_name(late.status));
-    close_client(SECONDS);
+    close_client();
     atomic_store(&gate.open, true);
     cr_expect(gpu_eventually(is_idle, late.stream), "what it looks at is still there");
     gpu_finish_call(late.call, true);
@@ -170,7 +178,7 @@ static void expect_release(void *stream, attnd_ticket ticket)
     cr_expect(gpu_eventually(is_idle, stream));
     gpu_expect(attnd_wait(gpu_client, ticket, ATTND_FOREVER), ATTND_PROTOCOL_ERROR, "be read");
     (void)kill(gpu_daemon.pid, SIGCONT);
-    close_client(SECONDS);
+    close_client();
     cr_expect_eq(fake_cuda_registered(), 0);
 }
 
@@ -241,7 +249,7 @@ Test(client_gpu_loss, whoever_submits_meanwhile_is_told_and_waits_for_nothing)
         (void)pthread_join(thread[i], NULL);
         cr_expect(gpu_eventually(is_idle, stream[i]));
     }
-    close_client(SECONDS);
+    close_client();
     cr_expect_eq(fake_cuda_registered(), 0);
 }
 
@@ -252,5 +260,44 @@ Test(client_gpu_loss, memory_that_is_freed_meanwhile_harms_nobody)
     kill_daemon();
     gpu_finish_call(made, true);
     (void)usleep(300000);
-    close_client(SECONDS);
+    close_client();
+}
+
+#define PIECES 8
+
+static void *register_pieces(void *made)
+{
+    (void)cuCtxPushCurrent_v2(fake_cuda_context(0, true));
+    gpu_expect(gpu_submit(made, NULL, NULL), ATTND_DISCONNECTED, "the daemon has");
+    return NULL;
+}
+
+static bool are_exported(void *unused)
+{
+    (void)unused;
+    return fake_cuda_exported() == PIECES;
+}
+
+Test(client_gpu_loss, pieces_on_their_way_do_not_wait_for_it)
+{
+    char *range = fake_cuda_reserve(PIECES);
+    for (uint64_t i = 0; i < PIECES; i++) {
+        fake_cuda_map(0, FAKE_MAPPED, range + i * FAKE_PIECE_BYTES);
+    }
+    struct client_case *first = gpu_call(range);
+    struct client_case *made = gpu_call(range + (PIECES - 1) * FAKE_PIECE_BYTES);
+    pthread_t thread;
+    gpu_run(first, NULL);
+    gpu_client->timeout_ns = 30 * SECONDS;
+    (void)kill(gpu_daemon.pid, SIGSTOP);
+    cr_assert_eq(pthread_create(&thread, NULL, register_pieces, made), 0);
+    cr_expect(gpu_eventually(are_exported, NULL));
+    int64_t begin = clock_now_ns();
+    kill_daemon();
+    (void)pthread_join(thread, NULL);
+    cr_expect_lt(clock_now_ns() - begin, 10 * SECONDS);
+    close_client();
+    cr_expect_eq(fake_cuda_exported(), PIECES, "nothing is tried twice");
+    gpu_finish_call(first, false);
+    gpu_finish_call(made, false);
 }

@@ -1,5 +1,7 @@
 /* libattnd and device memory: what it registers, notices to be freed, and refuses. */
 #include <criterion/criterion.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,8 +157,8 @@ Test(client_gpu_memory, trimming_takes_its_time_once_and_loses_nothing)
     cr_assert_eq(setsockopt(gpu_client->gate.fd, SOL_SOCKET, SO_SNDBUF, &none, sizeof none), 0);
     cr_assert_eq(kill(gpu_daemon.pid, SIGSTOP), 0);
     int64_t begin = clock_now_ns();
-    gpu_expect(attnd_trim(gpu_client, 100000000), ATTND_TIMED_OUT, "0.100 s");
-    cr_expect_lt(clock_now_ns() - begin, CLOCK_SECOND_NS);
+    gpu_expect(attnd_trim(gpu_client, 300000000), ATTND_TIMED_OUT, "0.300 s");
+    cr_expect_lt(clock_now_ns() - begin, 3 * CLOCK_SECOND_NS);
     cr_expect_gt(gpu_client->memory.regions, 0, "the daemon does not know of all yet");
     cr_expect_lt(gpu_client->memory.regions, IDLE);
     cr_assert_eq(kill(gpu_daemon.pid, SIGCONT), 0);
@@ -165,6 +167,65 @@ Test(client_gpu_memory, trimming_takes_its_time_once_and_loses_nothing)
     cr_expect_eq(gpu_client->memory.regions, 0);
     cr_expect_eq(gpu_client->memory.bytes, 0);
     for (int i = 0; i < IDLE; i++) {
+        gpu_finish_call(made[i], true);
+    }
+}
+
+static bool are_all_being_withdrawn(void *unused)
+{
+    (void)unused;
+    struct devices *devices = &gpu_client->devices;
+    (void)pthread_mutex_lock(&devices->mutex);
+    bool all = devices->table.count == 0 && !devices->retired;
+    (void)pthread_mutex_unlock(&devices->mutex);
+    return all;
+}
+
+Test(client_gpu_memory, trimming_waits_for_what_is_let_go_of_meanwhile)
+{
+    struct client_case *made[IDLE];
+    for (int i = 0; i < IDLE; i++) {
+        made[i] = gpu_call(NULL);
+        gpu_run(made[i], NULL);
+    }
+    cr_assert_eq(kill(gpu_daemon.pid, SIGSTOP), 0);
+    for (int i = 0; i < IDLE; i++) {
+        gpu_finish_call(made[i], true);
+    }
+    cr_expect(gpu_eventually(are_all_being_withdrawn, NULL));
+    cr_assert_eq(kill(gpu_daemon.pid, SIGCONT), 0);
+    OK(attnd_trim(gpu_client, ATTND_FOREVER));
+    cr_expect_eq(gpu_regions(), 0);
+    cr_expect_eq(gpu_client->memory.regions, 0);
+}
+
+static bool has_exported(void *count)
+{
+    return fake_cuda_exported() == *(const size_t *)count;
+}
+
+static void *submit_new(void *made)
+{
+    (void)cuCtxPushCurrent_v2(fake_cuda_context(0, true));
+    gpu_run(made, NULL);
+    return NULL;
+}
+
+Test(client_gpu_memory, trimming_waits_for_no_registration_past_its_time)
+{
+    struct client_case *made[2] = {gpu_call(NULL), gpu_call(NULL)};
+    pthread_t thread;
+    gpu_run(made[0], NULL);
+    gpu_client->timeout_ns = 30 * CLOCK_SECOND_NS;
+    cr_assert_eq(kill(gpu_daemon.pid, SIGSTOP), 0);
+    cr_assert_eq(pthread_create(&thread, NULL, submit_new, made[1]), 0);
+    cr_expect(gpu_eventually(has_exported, &(size_t){2}));
+    int64_t begin = clock_now_ns();
+    gpu_expect(attnd_trim(gpu_client, 50000000), ATTND_TIMED_OUT, "0.050 s");
+    cr_expect_lt(clock_now_ns() - begin, 10 * CLOCK_SECOND_NS);
+    cr_assert_eq(kill(gpu_daemon.pid, SIGCONT), 0);
+    (void)pthread_join(thread, NULL);
+    for (int i = 0; i < 2; i++) {
         gpu_finish_call(made[i], true);
     }
 }
@@ -295,6 +356,91 @@ Test(client_gpu_memory, a_tensor_that_reaches_beyond_its_memory_is_refused)
     gpu_finish_call(made, false);
 }
 
+/* What the client counts: it does so a moment after the daemon. */
+static bool has_booked(void *bytes)
+{
+    (void)pthread_mutex_lock(&gpu_client->mutex);
+    bool equal = gpu_client->memory.bytes == *(const uint64_t *)bytes;
+    (void)pthread_mutex_unlock(&gpu_client->mutex);
+    return equal;
+}
+
+static size_t open_descriptors(void)
+{
+    size_t count = 0;
+    for (int fd = 0; fd < 1024; fd++) {
+        count += fcntl(fd, F_GETFD) >= 0;
+    }
+    return count;
+}
+
+Test(client_gpu_memory, pieces_do_not_wait_for_each_others_replies)
+{
+    map_pieces(FAKE_MAPPED, 0, PIECES);
+    run_across(0);
+    cr_expect_eq(fake_cuda_exported(), 2);
+    size_t before = open_descriptors();
+    gpu_client->timeout_ns = 50000000;
+    cr_assert_eq(kill(gpu_daemon.pid, SIGSTOP), 0);
+    struct client_case *made = gpu_call(range + (PIECES - 1) * FAKE_PIECE_BYTES);
+    gpu_expect(gpu_submit(made, NULL, NULL), ATTND_TIMED_OUT, "0.050 s");
+    cr_expect_eq(fake_cuda_exported(), PIECES, "all are on their way");
+    cr_expect_eq(open_descriptors(), before);
+    cr_assert_eq(kill(gpu_daemon.pid, SIGCONT), 0);
+    gpu_client->timeout_ns = 10 * CLOCK_SECOND_NS;
+    gpu_run(made, NULL);
+    gpu_finish_call(made, false);
+    cr_expect(gpu_eventually(gpu_has_regions, &(uint64_t){1}), "the one of unknown size is gone");
+    cr_expect_eq(gpu_region_bytes(), PIECES * FAKE_PIECE_BYTES);
+    cr_expect(gpu_eventually(has_booked, &(uint64_t){PIECES * FAKE_PIECE_BYTES}));
+}
+
+#define LONG_RUN 70 /* pieces: more than are on their way at a time */
+
+Test(client_gpu_memory, a_long_run_of_pieces_is_one_region)
+{
+    range = fake_cuda_reserve(LONG_RUN);
+    map_pieces(FAKE_MAPPED, 0, LONG_RUN);
+    run_across(LONG_RUN - 2);
+    cr_expect_eq(gpu_regions(), 1);
+    cr_expect_eq(gpu_region_bytes(), LONG_RUN * FAKE_PIECE_BYTES);
+    for (int piece = 0; piece < LONG_RUN - 1; piece++) {
+        run_across(piece);
+    }
+    cr_expect_eq(fake_cuda_exported(), LONG_RUN);
+    free_piece(LONG_RUN / 2);
+    cr_expect(gpu_eventually(gpu_has_regions, &(uint64_t){0}));
+    cr_expect(gpu_eventually(has_booked, &(uint64_t){0}));
+}
+
+Test(client_gpu_memory, a_piece_that_the_daemon_refuses_leaves_those_before_it)
+{
+    map_pieces(FAKE_MAPPED, 0, 5);
+    map_pieces(FAKE_MAPPED_REFUSED, 5, 1);
+    map_pieces(FAKE_MAPPED, 6, 2);
+    size_t before = open_descriptors();
+    struct client_case *made =
+        gpu_call(range + 7 * FAKE_PIECE_BYTES - gpu_call_bytes() / 64 / 2 * 64);
+    made->tensor[WIRE_Q].data = range; /* the region begins here */
+    gpu_expect(gpu_submit(made, NULL, NULL), ATTND_UNSUPPORTED_MEMORY, "mmap of a piece");
+    cr_expect_eq(open_descriptors(), before);
+    cr_expect_eq(gpu_regions(), 1);
+    cr_expect_eq(gpu_region_bytes(), 5 * FAKE_PIECE_BYTES);
+    cr_expect_eq(gpu_client->memory.bytes, 5 * FAKE_PIECE_BYTES);
+    for (int piece = 0; piece < 4; piece++) {
+        run_across(piece);
+    }
+    cr_expect_eq(fake_cuda_exported(), 7, "what is there is not shared again");
+    free_piece(5);
+    map_pieces(FAKE_MAPPED, 5, 1);
+    run_across(6);
+    run_across(4);
+    cr_expect_eq(gpu_regions(), 1);
+    cr_expect_eq(gpu_region_bytes(), 8 * FAKE_PIECE_BYTES);
+    cr_expect_eq(fake_cuda_exported(), 10);
+    gpu_finish_call(made, false);
+}
+
 /* ---- What cannot be shared ---------------------------------------------------------------------- */
 
 static void expect_refusal(void *memory, enum attnd_status status, const char *sentence)
@@ -305,6 +451,22 @@ static void expect_refusal(void *memory, enum attnd_status status, const char *s
     gpu_expect(gpu_submit(made, NULL, NULL), status, sentence);
     made->memory = own;
     gpu_finish_call(made, true);
+}
+
+Test(client_gpu_memory, what_cannot_be_shared_is_nobody_elses_trouble)
+{
+    map_pieces(FAKE_MAPPED_PRIVATE, 0, 1);
+    map_pieces(FAKE_MAPPED, 1, 3);
+    map_pieces(FAKE_MAPPED_PRIVATE, 4, 1);
+    run_across(2);
+    run_across(1);
+    run_across(2);
+    cr_expect(gpu_eventually(gpu_has_regions, &(uint64_t){1}));
+    cr_expect_eq(gpu_region_bytes(), 3 * FAKE_PIECE_BYTES);
+    struct client_case *made = gpu_call(range + 4 * FAKE_PIECE_BYTES - 64);
+    gpu_expect(gpu_submit(made, NULL, NULL), ATTND_UNSUPPORTED_MEMORY,
+        "create it with CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR");
+    gpu_finish_call(made, false);
 }
 
 static void *of_kind(enum fake_memory kind)

@@ -22,6 +22,7 @@ enum fake_memory {
     FAKE_MANAGED,
     FAKE_MAPPED,         /* by the virtual memory API, can be exported */
     FAKE_MAPPED_PRIVATE, /* cannot */
+    FAKE_MAPPED_REFUSED, /* can, but no daemon takes it */
     FAKE_PINNED,         /* host memory */
 };
 
@@ -59,6 +60,7 @@ FAKE_EXPORT bool fake_cuda_capture_is_spoilt(void *stream);
 
 /* The next call to give a stream memory operations fails with this. */
 FAKE_EXPORT void fake_cuda_fail_next(int result);
+FAKE_EXPORT bool fake_cuda_has_failed(void);
 
 /* A kernel of the context has failed: nothing runs on it any more, and everything says so. */
 FAKE_EXPORT void fake_cuda_break(void *context);

@@ -1,5 +1,6 @@
 /* The driver's side: contexts, pointers, handles. Streams are in stream.c. */
 #include <assert.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -397,7 +398,7 @@ int cuMemRetainAllocationHandle(unsigned long long *allocation, void *address)
 {
     struct allocation at;
     int result = look_up((uintptr_t)address, &at);
-    if (result == DRIVER_SUCCESS && at.kind != FAKE_MAPPED && at.kind != FAKE_MAPPED_PRIVATE) {
+    if (result == DRIVER_SUCCESS && (at.kind < FAKE_MAPPED || at.kind > FAKE_MAPPED_REFUSED)) {
         result = DRIVER_INVALID_VALUE;
     }
     *allocation = result == DRIVER_SUCCESS ? at.base : 0;
@@ -412,12 +413,13 @@ int cuMemExportToShareableHandle(
 {
     struct allocation at;
     int result = look_up(allocation, &at);
+    bool shared = at.kind == FAKE_MAPPED || at.kind == FAKE_MAPPED_REFUSED;
     if (result == DRIVER_SUCCESS &&
-        (at.kind != FAKE_MAPPED || type != DRIVER_HANDLE_TYPE_POSIX_FD || flags != 0)) {
+        (!shared || type != DRIVER_HANDLE_TYPE_POSIX_FD || flags != 0)) {
         result = DRIVER_INVALID_VALUE;
     }
     if (result == DRIVER_SUCCESS) {
-        int fd = dup(at.fd);
+        int fd = at.kind == FAKE_MAPPED ? dup(at.fd) : open("/dev/null", O_RDWR);
         memcpy(handle, &fd, sizeof fd);
         (void)pthread_mutex_lock(&lock);
         exported++;

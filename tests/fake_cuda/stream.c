@@ -286,3 +286,8 @@ void fake_cuda_fail_next(int result)
 {
     atomic_store(&fail_next, result);
 }
+
+bool fake_cuda_has_failed(void)
+{
+    return atomic_load(&fail_next) == DRIVER_SUCCESS;
+}
