@@ -187,9 +187,8 @@ Test(client_gpu_room, a_full_stream_blocks_its_caller_and_no_other)
     cr_expect_not(fake_cuda_is_idle(stream));
     gpu_run(other, NULL);
     cr_assert_eq(pthread_create(&thread, NULL, open_later, &gate), 0);
-    begin = clock_now_ns();
     OK(gpu_submit(made, stream, NULL));
-    cr_expect_gt(clock_now_ns() - begin, CLOCK_SECOND_NS / 20, "it had to wait");
+    cr_expect(atomic_load(&gate.open), "it had to wait");
     (void)pthread_join(thread, NULL);
     fake_cuda_synchronize(stream);
     cr_expect(client_case_equal(made));
@@ -447,7 +446,7 @@ Test(client_gpu_stream, a_failed_context_is_noticed_without_any_memory_of_it)
 static enum wire_device_kind kind_found(const char *root)
 {
     struct attnd_open_options options = {
-        .size = sizeof options, .name = "test", .timeout_ns = CLOCK_SECOND_NS};
+        .size = sizeof options, .name = "test", .timeout_ns = 10 * CLOCK_SECOND_NS};
     struct attnd *found = NULL;
     enum wire_device_kind kind = (enum wire_device_kind)0;
     if (client_open_found(root, &options, &found) == ATTND_OK) {

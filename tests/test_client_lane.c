@@ -267,25 +267,45 @@ Test(client_lane, words_about_requests_that_never_were_are_ignored)
     cr_expect_not(lanes.any_failed);
 }
 
+/* The fastest of five: who else uses the machine does not take its time from all of them. */
+#define TRIES 5
+
+static int64_t time_of_wait(struct attnd *client, attnd_ticket ticket, int64_t timeout_ns)
+{
+    int64_t begin = clock_now_ns();
+    cr_expect_eq(attnd_wait(client, ticket, timeout_ns), ATTND_CANCELLED);
+    return clock_now_ns() - begin;
+}
+
 Test(client_lane, a_failure_without_its_sentence_is_not_waited_for_past_the_callers_time)
 {
     static struct attnd client;
-    unsigned lane;
+    attnd_ticket ticket = 0;
+    int64_t fastest = INT64_MAX;
+    int64_t begin = 0;
     client.pid = getpid();
     (void)pthread_mutex_init(&client.mutex, NULL);
     lane_init(&client.lanes, page, 100);
-    cr_assert(lane_pick(&client.lanes, STREAM(1), 1, &lane));
-    attnd_ticket ticket = submit_ticket(lane, lane_advance(&client.lanes, lane, 1), 1);
-    end(lane, 1, WIRE_CANCELLED);
-    int64_t begin = clock_now_ns();
-    cr_expect_eq(attnd_wait(&client, ticket, 0), ATTND_CANCELLED);
-    cr_expect_lt(clock_now_ns() - begin, CLOCK_SECOND_NS / 10);
-    cr_expect_eq(attnd_wait(&client, ticket, ATTND_FOREVER), ATTND_CANCELLED);
+    for (uint64_t i = 0; i < TRIES; i++) {
+        unsigned lane;
+        cr_assert(lane_pick(&client.lanes, STREAM(1 + i), 1, &lane));
+        uint64_t sequence = lane_advance(&client.lanes, lane, 1);
+        ticket = submit_ticket(lane, sequence, 1);
+        begin = clock_now_ns();
+        end(lane, sequence, WIRE_CANCELLED);
+        int64_t took = time_of_wait(&client, ticket, 0);
+        fastest = took < fastest ? took : fastest;
+    }
+    cr_expect_lt(fastest, CLOCK_SECOND_NS / 10);
+    (void)time_of_wait(&client, ticket, ATTND_FOREVER);
     int64_t patient = clock_now_ns() - begin;
     cr_expect_geq(patient, CLOCK_SECOND_NS / 10, "the sentence may still have come");
-    begin = clock_now_ns();
-    cr_expect_eq(attnd_wait(&client, ticket, ATTND_FOREVER), ATTND_CANCELLED);
-    cr_expect_lt(clock_now_ns() - begin, CLOCK_SECOND_NS / 10, "it is waited for once");
+    fastest = INT64_MAX;
+    for (int i = 0; i < TRIES; i++) {
+        int64_t took = time_of_wait(&client, ticket, ATTND_FOREVER);
+        fastest = took < fastest ? took : fastest;
+    }
+    cr_expect_lt(fastest, CLOCK_SECOND_NS / 10, "it is waited for once");
     lane_finish(&client.lanes);
     (void)pthread_mutex_destroy(&client.mutex);
 }

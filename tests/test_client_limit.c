@@ -89,17 +89,19 @@ Test(client_limit, a_refusal_that_comes_too_late_harms_nobody)
 {
     start((const char *const[]){"--workspace=1M", NULL});
     struct attnd *hasty = NULL;
-    struct attnd_open_options options = {
-        .size = sizeof options, .address = daemon_.directory, .timeout_ns = CLOCK_SECOND_NS / 2};
+    struct attnd_open_options options = {.size = sizeof options, .address = daemon_.directory};
     struct client_set vast;
     struct client_set small;
     attnd_ticket ticket;
     OK(attnd_open(&options, &hasty));
     client_set_alloc(&vast, hasty, 1, 40000, 16, 8);
     client_set_alloc(&small, hasty, 1, 16, 1, 8);
+    const int64_t patience = hasty->timeout_ns;
     cr_assert_eq(kill(daemon_.pid, SIGSTOP), 0);
+    hasty->timeout_ns = CLOCK_SECOND_NS / 2;
     expect_failure(
         client_set_backward(&vast, hasty, NULL, NULL, &ticket), ATTND_TIMED_OUT, "0.500 s");
+    hasty->timeout_ns = patience;
     cr_assert_eq(kill(daemon_.pid, SIGCONT), 0);
     (void)client_stats(hasty); /* behind it */
     (void)usleep(50000);

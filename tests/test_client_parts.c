@@ -133,7 +133,7 @@ Test(client_parts, a_tensor_without_elements_is_copied_in_no_time, .timeout = 20
         tensor.shape[empty] = 0;
         int64_t begin = clock_now_ns();
         elements_copy(&tensor, NULL, &tensor, NULL);
-        cr_expect_lt(clock_now_ns() - begin, CLOCK_SECOND_NS / 10, "shape[%d] is 0", empty);
+        cr_expect_lt(clock_now_ns() - begin, 5 * CLOCK_SECOND_NS, "shape[%d] is 0", empty);
     }
 }
 

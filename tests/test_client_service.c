@@ -487,7 +487,7 @@ Test(client_limits, a_client_too_many_is_told_so)
     cr_expect_null(third);
     attnd_close(second);
     enum attnd_status status = ATTND_AGAIN;
-    for (int tries = 0; tries < 200 && status != ATTND_OK; tries++) {
+    for (int tries = 0; tries < 2000 && status != ATTND_OK; tries++) {
         (void)usleep(10000); /* the daemon gives the place back when its engine has let go of it */
         status = attnd_open(&options, &third);
     }
@@ -526,7 +526,7 @@ static void expect_every_call_to_fail(struct client_set *set, enum attnd_status 
     cr_expect_eq(attnd_alloc(client, 100, &memory), status);
     cr_expect_eq(attnd_get_stats(client, &stats), status);
     attnd_free(client, set->memory);
-    cr_expect_lt(now_ns() - begin, 2000 * MS);
+    cr_expect_lt(now_ns() - begin, 4000 * MS);
 }
 
 Test(client_service, every_call_fails_soon_after_the_daemon_was_killed)
@@ -542,13 +542,13 @@ Test(client_service, every_call_fails_soon_after_the_daemon_was_killed)
     (void)daemon_end(&daemon_, SIGKILL);
     int64_t begin = now_ns();
     expect_failure(attnd_wait(client, late, ATTND_FOREVER), ATTND_DISCONNECTED, "gone");
-    cr_expect_lt(now_ns() - begin, 2000 * MS);
+    cr_expect_lt(now_ns() - begin, 4000 * MS);
     OK(attnd_wait(client, early, ATTND_FOREVER)); /* what had ended, had ended */
     expect_every_call_to_fail(&set, ATTND_DISCONNECTED);
     begin = now_ns();
     attnd_close(client);
     client = NULL;
-    cr_expect_lt(now_ns() - begin, 2000 * MS);
+    cr_expect_lt(now_ns() - begin, 4000 * MS);
 }
 
 Test(client_limits, a_draining_daemon_ends_what_it_accepted_and_says_why_no_more)
@@ -568,6 +568,11 @@ Test(client_limits, a_draining_daemon_ends_what_it_accepted_and_says_why_no_more
         (void)usleep(1000);
         OK(client_set_forward(&set, client, STREAM(2), NULL, &refused));
         status = attnd_wait(client, refused, ATTND_FOREVER);
+    }
+    /* The sentence is a message, which a busy machine may carry later than a call waits for it. */
+    for (int tries = 0; tries < 10000 && !strstr(attnd_message(), "shutting down"); tries++) {
+        (void)usleep(1000);
+        status = attnd_wait(client, refused, 0);
     }
     expect_failure(status, ATTND_DRAINING, "shutting down");
     expect_failure(attnd_wait(client, refused, 0), ATTND_DRAINING, "shutting down");
@@ -592,18 +597,18 @@ Test(client_service, a_stopped_daemon_times_calls_out_and_none_of_it_sticks)
 {
     struct attnd *hasty = NULL;
     struct attnd_open_options options = {
-        .size = sizeof options, .address = daemon_.directory, .timeout_ns = 500 * MS};
+        .size = sizeof options, .address = daemon_.directory, .timeout_ns = 1000 * MS};
     struct attnd_stats stats = {.size = sizeof stats};
     void *memory = NULL;
     OK(attnd_open(&options, &hasty));
     cr_assert_eq(kill(daemon_.pid, SIGSTOP), 0);
-    expect_failure(attnd_alloc(hasty, 100, &memory), ATTND_TIMED_OUT, "0.500 s");
-    expect_failure(attnd_get_stats(hasty, &stats), ATTND_TIMED_OUT, "0.500 s");
+    expect_failure(attnd_alloc(hasty, 100, &memory), ATTND_TIMED_OUT, "1.000 s");
+    expect_failure(attnd_get_stats(hasty, &stats), ATTND_TIMED_OUT, "1.000 s");
     struct attnd *other = NULL;
     expect_failure(attnd_open(&options, &other), ATTND_DISCONNECTED, "does not answer");
     cr_assert_eq(kill(daemon_.pid, SIGCONT), 0);
     OK(attnd_alloc(hasty, 100, &memory));
-    for (int tries = 0; tries < 100 && client_stats(hasty).client.regions != 1; tries++) {
+    for (int tries = 0; tries < 1000 && client_stats(hasty).client.regions != 1; tries++) {
         (void)usleep(10000);
     }
     cr_expect_eq(client_stats(hasty).client.regions, 1, "the late one was given back");

@@ -526,6 +526,7 @@ static void test_a_flood_of_offers_hurts_nobody(void)
     }
     CHECK(sent > 100);
     (void)next(&honest, post_drop(&honest, 1), WIRE_NOT_FOUND);
+    CHECK(slow_backend_wait_held(&world.slow)); /* the first of them */
     unsigned maps = slow_backend_maps(&world.slow);
     raw_close(&hostile);
     pass_gate();
