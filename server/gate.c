@@ -26,11 +26,13 @@ struct connection {
     struct gate *gate;       /* borrowed */
     struct session *session; /* borrowed; NULL: none yet */
     struct ucred peer;
-    int fd;              /* -1: closing */
-    int process;         /* pidfd of the peer; -1: its process cannot be seen from here */
-    unsigned references; /* handles, and the request that workers have */
+    int fd;
+    int process; /* pidfd of the peer; -1: its process cannot be seen from here */
+    bool is_closed;
+    unsigned references; /* handles, the request that workers have, and the closing */
     uv_poll_t poll;
     uv_poll_t process_poll;
+    struct worker_task closing;
 
     /* The request that workers have. */
     bool is_waiting;
@@ -53,6 +55,26 @@ static void on_closed(uv_handle_t *handle)
     release(handle->data);
 }
 
+static void close_socket(struct worker_task *task)
+{
+    (void)close(list_entry(task, struct connection, closing)->fd);
+}
+
+static void on_socket_closed(struct worker_task *task)
+{
+    release(list_entry(task, struct connection, closing));
+}
+
+/* What was sent to it and not yet received goes with the socket, and that may be gigabytes of memory. */
+static void give_socket(struct connection *connection)
+{
+    (void)shutdown(connection->fd, SHUT_RDWR);
+    connection->closing = (struct worker_task){
+        .uid = connection->peer.uid, .work = close_socket, .done = on_socket_closed};
+    connection->references++;
+    worker_give(connection->gate->sessions->options.unmapper, &connection->closing);
+}
+
 static void close_connection(struct connection *connection)
 {
     struct gate *gate = connection->gate;
@@ -63,10 +85,10 @@ static void close_connection(struct connection *connection)
     }
     list_remove(&connection->node);
     gate->count--;
+    connection->is_closed = true;
     /* uv_close() stops the polling at once, so the descriptors may go. */
     uv_close((uv_handle_t *)&connection->poll, on_closed);
-    (void)close(connection->fd);
-    connection->fd = -1;
+    give_socket(connection);
     if (connection->process >= 0) {
         uv_close((uv_handle_t *)&connection->process_poll, on_closed);
         (void)close(connection->process);
@@ -113,7 +135,7 @@ static void start_waiting(struct connection *connection, const struct wire_gate_
 static void stop_waiting(struct connection *connection, const struct wire_gate_reply *reply)
 {
     connection->is_waiting = false;
-    if (connection->fd >= 0) {
+    if (!connection->is_closed) {
         if (packet_send(connection->fd, reply)) {
             (void)uv_poll_start(&connection->poll, UV_READABLE, on_packets);
         } else {
@@ -382,8 +404,10 @@ static bool has_room(const struct gate *gate, uint32_t uid)
     list_for_each(node, &gate->connections) {
         same += list_entry(node, struct connection, node)->peer.uid == uid;
     }
-    return gate->count < options->max_sessions + SPARE_CONNECTIONS &&
-           same < options->max_sessions_per_uid + SPARE_CONNECTIONS_PER_UID;
+    uint32_t most = options->max_sessions_per_uid + SPARE_CONNECTIONS_PER_UID;
+
+    return gate->count < options->max_sessions + SPARE_CONNECTIONS && same < most &&
+           worker_count(options->unmapper, uid, close_socket) < most;
 }
 
 static bool add_connection(struct gate *gate, int fd)

@@ -31,6 +31,7 @@
 #define FLOOD 1000
 #define OFFERED 4        /* descriptors in one packet */
 #define MOST_CLOSINGS 68 /* of one user: so many wait, and one packet more */
+#define MOST_SOCKETS 24  /* of one user: as many as may be open, and a few that end at the time */
 #define OTHER_UID 65534
 
 struct world {
@@ -586,6 +587,78 @@ static void test_refused_memory_does_not_pile_up(void)
     stop();
 }
 
+/* It may be the last that holds gigabytes of memory. The gate does not let go of it by itself. */
+static void test_what_was_not_received_goes_on_a_worker(void)
+{
+    struct wire_gate_request request = offer_of(4096);
+    struct raw_client holder;
+    struct raw_client leaving;
+    uint8_t bytes[256];
+    int ends[2];
+
+    start();
+    connect_session(&holder);
+    connect_session(&leaving);
+    (void)next(&holder, post_add(&holder, 4096), WIRE_OK);
+    slow_backend_hold(&world.slow, true, true);
+    (void)next(&holder, post_drop(&holder, 1), WIRE_OK);
+    CHECK(slow_backend_wait_held(&world.slow));
+    (void)post_add(&leaving, 4096);
+    wait_until(slow_backend_maps, 2); /* from here on nothing more is received */
+    CHECK(pipe2(ends, O_CLOEXEC) == 0);
+    size_t size = codec_encode_gate_request(&request, bytes, sizeof(bytes));
+    CHECK(raw_gate_send(&leaving, bytes, size, &ends[1], 1));
+    (void)close(ends[1]);
+    raw_close(&leaving);
+    pass_gate();
+    struct pollfd other_end = {.fd = ends[0]};
+    CHECK(poll(&other_end, 1, 0) == 0);
+    slow_backend_hold(&world.slow, false, false);
+    CHECK(poll(&other_end, 1, WAIT_MS) == 1 && (other_end.revents & POLLHUP) != 0);
+    (void)close(ends[0]);
+    raw_close(&holder);
+    stop();
+}
+
+static bool is_served(void)
+{
+    struct wire_gate_request request = {.kind = WIRE_GATE_TRIM, .id = 1};
+    struct wire_gate_reply reply;
+    struct raw_client client;
+    uint8_t bytes[64];
+
+    CHECK(raw_connect(&client, world.directory));
+    size_t size = codec_encode_gate_request(&request, bytes, sizeof(bytes));
+    bool served = raw_gate_send(&client, bytes, size, NULL, 0) && raw_gate_receive(&client, &reply);
+    raw_close(&client);
+    return served;
+}
+
+static void test_sockets_that_wait_to_be_closed_are_bounded(void)
+{
+    struct raw_client holder;
+    int served = 0;
+
+    start();
+    connect_session(&holder);
+    (void)next(&holder, post_add(&holder, 4096), WIRE_OK);
+    slow_backend_hold(&world.slow, false, true);
+    (void)next(&holder, post_drop(&holder, 1), WIRE_OK);
+    CHECK(slow_backend_wait_held(&world.slow));
+    while (served < FLOOD && is_served()) {
+        served++;
+    }
+    CHECK(served >= SESSIONS && served <= MOST_SOCKETS);
+    (void)next(&holder, post_add(&holder, 4096), WIRE_OK);
+    slow_backend_hold(&world.slow, false, false);
+    for (int waited = 0; waited < WAIT_MS && !is_served(); waited++) {
+        (void)usleep(1000);
+    }
+    CHECK(is_served());
+    raw_close(&holder);
+    stop();
+}
+
 /* Nothing of it is left but the mapping that is at work, and its user may have no more than before. */
 static void test_what_a_session_leaves_behind_counts(void)
 {
@@ -652,6 +725,8 @@ int main(void)
     test_a_page_that_cannot_be_pinned_is_no_session();
     test_a_flood_of_offers_hurts_nobody();
     test_refused_memory_does_not_pile_up();
+    test_what_was_not_received_goes_on_a_worker();
+    test_sockets_that_wait_to_be_closed_are_bounded();
     test_what_a_session_leaves_behind_counts();
     test_the_end_finds_workers_at_work();
     return 0;
