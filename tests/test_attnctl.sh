@@ -117,6 +117,39 @@ kill -CONT "$daemon_pid"
 stop_daemon
 run 3 status --address "$work/run"
 
+# Directories of daemons below a /run of its own, as a user sees them who may enter those of mode 0755.
+# shellcheck disable=SC2016 # the inner shell expands it
+below_run() { # "name mode"...
+    under=(unshare --mount bash -c '
+        mount -t tmpfs none /run && mkdir /run/attnd || exit 99
+        while [[ $1 != -- ]]; do
+            mkdir -m "${1#* }" "/run/attnd/${1% *}" && shift
+        done
+        shift
+        exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@"' below_run "$@" --)
+}
+if [[ $(id -u) == 0 ]] && unshare --mount mount -t tmpfs none /run 2>/dev/null; then
+    cp "$ctl" "$work/attnctl"
+    chmod 0711 "$work"
+    built=$ctl ctl=$work/attnctl
+    below_run 'GPU-1 0750'
+    run 1 status
+    complained '/run/attnd/GPU-1'
+    run 1 doctor
+    said '^bad +directory +user 65534 may not enter /run/attnd/GPU-1 '
+    below_run 'GPU-1 0750' 'left 0755'
+    run 1 status
+    complained '/run/attnd/GPU-1'
+    below_run 'GPU-1 0750' 'GPU-2 0750' 'cpu 0750'
+    run 2 status
+    complained 'several daemons'
+    [[ $(grep -c '^    /run/attnd/[a-zA-Z0-9-]*$' "$work/err") == 3 ]] || fail 'all three are listed'
+    below_run
+    run 3 status
+    complained '/run/attnd/cpu'
+    ctl=$built under=()
+fi
+
 # A GPU that a fake driver makes up.
 export LD_LIBRARY_PATH=$fake${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 start_daemon

@@ -204,6 +204,17 @@ Test(attnctl_doctor, the_directory_is_judged)
     facts.daemon.directory_enters = false;
     facts.daemon.in_group = false;
     expect_only(&facts, "directory", DOCTOR_BAD, "user 1000 may not enter");
+    /* To be named in allow-uid does not open the directory. */
+    facts.daemon.status = ATTND_PERMISSION_DENIED;
+    facts.daemon.has_info = false;
+    static struct doctor doctor;
+    doctor_judge(&facts, &doctor);
+    cr_assert_not_null(strstr(find(&doctor, "directory")->advice, "RuntimeDirectoryMode"));
+    cr_assert_not_null(strstr(find(&doctor, "daemon")->advice, "RuntimeDirectoryMode"));
+    facts.daemon.directory_enters = true;
+    doctor_judge(&facts, &doctor);
+    cr_assert_not_null(strstr(find(&doctor, "daemon")->advice, "allow-uid"));
+    cr_assert_null(strstr(find(&doctor, "daemon")->advice, "RuntimeDirectoryMode"));
 }
 
 static struct facts refused(enum attnd_status status)

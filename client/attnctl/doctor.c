@@ -7,13 +7,23 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The oldest driver that the kernels run with; without CUDA in this build, that any build does. */
+#ifndef CUDA_MAJOR
+#define CUDA_MAJOR 12
+#endif
+#define TEXT_OF(number) #number
+#define TEXT(number) TEXT_OF(number)
+
+static const char NEWER_DRIVER_ADVICE[] =
+    "install a driver for CUDA " TEXT(CUDA_MAJOR) " or newer, or build attnd with an older toolkit";
+
 static const uint64_t MIB = UINT64_C(1) << 20;
 static const uint64_t GIB = UINT64_C(1) << 30;
 
 enum {
     OLDEST_CAPABILITY = 80, /* of the kernels: A100 and newer */
-    OLDEST_CUDA = 12000,    /* that the kernels' code was built for */
-    FEW_DESCRIPTORS = 64,   /* a client needs about half of that for itself */
+    OLDEST_CUDA = CUDA_MAJOR * 1000,
+    FEW_DESCRIPTORS = 64, /* a client needs about half of that for itself */
     ENOUGH_DESCRIPTORS = 256,
     PER_SESSION = 4, /* descriptors that the daemon holds for a client: two sockets, pidfd, spare */
     OF_DAEMON = 64,
@@ -65,7 +75,7 @@ static void judge_driver(const struct facts *facts, struct doctor *doctor)
             "/dev/nvidia* may be opened, and on NVSwitch machines that the fabric manager runs",
             "the driver does not start: %s (%d)", cuda->error_name, cuda->error);
     } else if (cuda->version < OLDEST_CUDA) {
-        add(doctor, "driver", DOCTOR_BAD, "install a driver for CUDA 12 or newer",
+        add(doctor, "driver", DOCTOR_BAD, NEWER_DRIVER_ADVICE,
             "the driver is for CUDA %d.%d, too old for the kernels", cuda->version / 1000,
             cuda->version % 1000 / 10);
     } else {
@@ -146,8 +156,17 @@ static void judge_memory(const struct facts_machine *machine, struct doctor *doc
 
 /* ---- The way to the daemon ----------------------------------------------------------------- */
 
+/* The unit opens its directory to its group alone; allow-uid opens the daemon, not the directory. */
+static const char ENTER_ADVICE[] =
+    "add the user to the directory's group (\"usermod -aG attnd USER\") and log in again; where "
+    "users "
+    "outside of it are named in allow-uid, set RuntimeDirectoryMode=0755 by \"systemctl edit\"";
+
 static const char *permission_advice(const struct facts_daemon *daemon)
 {
+    if (!daemon->directory_enters) {
+        return ENTER_ADVICE;
+    }
     return daemon->in_group
                ? "see allow-uid and allow-gid in the daemon's attnd.conf"
                : "add the user to the directory's group (\"usermod -aG attnd USER\") and log in "
@@ -172,7 +191,7 @@ static void judge_directory(const struct facts *facts, struct doctor *doctor)
             "%s belongs to user %u, but user %u serves there", daemon->directory,
             (unsigned)daemon->directory_uid, (unsigned)daemon->peer_uid);
     } else if (!daemon->directory_enters) {
-        add(doctor, "directory", DOCTOR_BAD, permission_advice(daemon),
+        add(doctor, "directory", DOCTOR_BAD, ENTER_ADVICE,
             "user %u may not enter %s (mode %04o, user %u, group %u)", (unsigned)facts->process.uid,
             daemon->directory, mode, (unsigned)daemon->directory_uid,
             (unsigned)daemon->directory_gid);
@@ -308,11 +327,11 @@ static void judge_mps(const struct facts *facts, struct doctor *doctor)
 {
     static const char ON[] =
         "on: kernels of all processes share the GPU at a time, a dependent call "
-        "takes about 14 us; a process that faults, or is killed within a "
+        "takes about 30 us; a process that faults, or is killed within a "
         "kernel, ends every process of its MPS server, the daemon included";
     static const char OFF[] =
         "off: a fault or a kill in one process does not touch the others; the "
-        "processes take turns, which costs about 290 us a hand-over";
+        "processes take turns, which costs about 300 us a call";
     bool own = facts->process.mps_control;
     switch (facts->daemon.info.mps) {
     case ATTND_MPS_ON:

@@ -1,10 +1,12 @@
 /* attnctl: what an attnd does, and what is wrong with a machine where it should. */
 #include <argp.h>
+#include <fcntl.h>
 #include <glob.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "doctor.h"
 #include "facts.h"
@@ -73,28 +75,41 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     }
 }
 
-/* The daemon's directory where nobody names one. false: there are several. */
+/* Whether a daemon may serve there: one that this user may not enter is to be heard of, too. */
+static bool may_serve(const char *directory)
+{
+    char path[PATH_MAX];
+    (void)snprintf(path, sizeof path, "%sgate.sock", directory);
+    return faccessat(AT_FDCWD, directory, X_OK, AT_EACCESS) != 0 || access(path, F_OK) == 0;
+}
+
+/* The daemon's directory where nobody names one. false: there are several, which are listed. */
 static bool find_address(char address[PATH_MAX])
 {
     glob_t found;
-    bool good = true;
+    size_t count = 0;
     (void)snprintf(address, PATH_MAX, "/run/attnd/cpu");
-    if (glob("/run/attnd/*/gate.sock", 0, NULL, &found) != 0) {
+    if (glob("/run/attnd/*/", 0, NULL, &found) != 0) {
         return true;
     }
-    if (found.gl_pathc == 1) {
-        const char *path = found.gl_pathv[0];
-        (void)snprintf(address, PATH_MAX, "%.*s", (int)(strrchr(path, '/') - path), path);
-    } else if (found.gl_pathc > 1) {
-        good = false;
-        (void)fprintf(stderr, "attnctl: several daemons serve here; choose one with --address:\n");
-        for (size_t i = 0; i < found.gl_pathc; i++) {
-            const char *path = found.gl_pathv[i];
-            (void)fprintf(stderr, "    %.*s\n", (int)(strrchr(path, '/') - path), path);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        char *path = found.gl_pathv[i];
+        if (!may_serve(path)) {
+            continue;
         }
+        path[strlen(path) - 1] = '\0';
+        if (++count == 2) {
+            (void)fprintf(
+                stderr, "attnctl: several daemons serve here; choose one with --address:\n");
+            (void)fprintf(stderr, "    %s\n", address);
+        }
+        if (count >= 2) {
+            (void)fprintf(stderr, "    %s\n", path);
+        }
+        (void)snprintf(address, PATH_MAX, "%s", path);
     }
     globfree(&found);
-    return good;
+    return count < 2;
 }
 
 static bool nobody_answers(const struct facts_daemon *daemon)
