@@ -25,6 +25,26 @@ sed "s|ExecStart=nvidia-cuda-mps-control |ExecStart=/bin/true |" "$units/attnd-m
 systemd-analyze verify --man=no "$work/attnd-mps@$gpu.service" 2>&1 | tee -a "$work/output"
 [[ ! -s $work/output ]]
 
+# What the units do in words of the shell, with stand-ins for NVIDIA's programs that note their words.
+run_words() { # unit, key
+    local words
+    words=$(sed -n "s/^$2=-*+*//p" "$1" | sed "s|/proc/driver|$work/proc|; s/\\$\\$/\$/g; s/%i/$gpu/g")
+    PATH=$work/bin:$PATH timeout 60 bash -c "$words" </dev/null
+}
+mkdir -p "$work/bin" "$work"/proc/nvidia/gpus/{0,1}
+for minor in 0 1; do
+    printf 'Model: \t H200\nDevice Minor: \t %s\n' $minor >"$work/proc/nvidia/gpus/$minor/information"
+done
+printf '#!/bin/sh\necho "$*" >>"%s/modprobe"\n' "$work" >"$work/bin/nvidia-modprobe"
+# shellcheck disable=SC2016 # the stand-in expands it
+printf '#!/bin/sh\nread -r word; echo "$word" >>"%s/mps"; [ "$(wc -l <"%s/mps")" = 3 ]\n' "$work" "$work" \
+    >"$work/bin/nvidia-cuda-mps-control"
+chmod +x "$work"/bin/*
+run_words "$units/attnd@.service" ExecStartPre
+[[ $(paste -sd, "$work/modprobe") == '-u -c 0,-c 0,-c 1' ]]
+run_words "$units/attnd-mps@.service" ExecStartPost
+[[ $(paste -sd, "$work/mps") == get_server_list,get_server_list,get_server_list ]]
+
 # What the exit statuses of the daemon ask for.
 grep -qx 'Restart=on-failure' "$units/attnd@.service"
 grep -qx 'RestartForceExitStatus=70' "$units/attnd@.service"
