@@ -327,7 +327,6 @@ static struct wire_device describe_device(const struct backend *backend)
     return device;
 }
 
-/* Whether the device can run the family. */
 void session_describe(const struct session_table *table, const struct session *session,
     struct wire_session *description)
 {
