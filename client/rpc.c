@@ -13,7 +13,8 @@
 #define SEND_RETRY_NS 200000
 #define ENDPOINT_BYTES 160
 #define SUBMISSION (UINT32_C(1) << 31) /* in the numbers of these */
-#define NEEDED_DESCRIPTORS 24          /* libzmq 4.3.4 takes 9 for a context with one socket */
+#define NEEDED_DESCRIPTORS 24          /* libzmq 4.3.4 takes 9 for a context with these sockets */
+#define MONITOR "inproc://monitor"
 
 struct rpc_waiter {
     struct rpc_waiter *next;
@@ -41,6 +42,20 @@ static int set_option(void *socket, int option, int value)
     return zmq_setsockopt(socket, option, &value, sizeof value);
 }
 
+/* Of a connection that is made only once there is nothing to tell but its end. */
+static bool watch_connection(struct rpc *rpc)
+{
+    size_t size = sizeof rpc->monitor_fd;
+    if (zmq_socket_monitor(rpc->socket, MONITOR, ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_CLOSED) != 0) {
+        return false;
+    }
+    rpc->monitor = zmq_socket(rpc->context, ZMQ_PAIR);
+    return rpc->monitor && set_option(rpc->monitor, ZMQ_LINGER, 0) == 0 &&
+           zmq_connect(rpc->monitor, MONITOR) == 0 &&
+           zmq_getsockopt(rpc->monitor, ZMQ_FD, &rpc->monitor_fd, &size) == 0 &&
+           !rpc_is_closed(rpc); /* who has never looked is not woken */
+}
+
 static bool configure(struct rpc *rpc, const char *endpoint)
 {
     size_t size = sizeof rpc->fd;
@@ -49,17 +64,21 @@ static bool configure(struct rpc *rpc, const char *endpoint)
            set_option(rpc->socket, ZMQ_RECONNECT_IVL, -1) == 0 &&
            set_option(rpc->socket, ZMQ_SNDHWM, 4096) == 0 &&
            set_option(rpc->socket, ZMQ_RCVHWM, 0) == 0 && /* the requests in flight bound it */
-           zmq_getsockopt(rpc->socket, ZMQ_FD, &rpc->fd, &size) == 0 &&
+           zmq_getsockopt(rpc->socket, ZMQ_FD, &rpc->fd, &size) == 0 && watch_connection(rpc) &&
            zmq_connect(rpc->socket, endpoint) == 0;
 }
 
-static void close_socket(struct rpc *rpc)
+static void close_sockets(struct rpc *rpc)
 {
     if (rpc->socket) {
         (void)zmq_close(rpc->socket);
     }
+    if (rpc->monitor) {
+        (void)zmq_close(rpc->monitor);
+    }
     while (rpc->context && zmq_ctx_term(rpc->context) != 0 && errno == EINTR) {}
     rpc->socket = NULL;
+    rpc->monitor = NULL;
     rpc->context = NULL;
 }
 
@@ -192,6 +211,7 @@ enum attnd_status rpc_open(struct rpc *rpc, const char *directory, int wake_fd, 
     (void)snprintf(endpoint, sizeof endpoint, "ipc://%s/rpc.sock", directory);
     rpc->context = NULL;
     rpc->socket = NULL;
+    rpc->monitor = NULL;
     if (!enough_descriptors()) {
         return error_set(ATTND_RESOURCE_EXHAUSTED,
             "the process has fewer than %d file descriptors left", NEEDED_DESCRIPTORS);
@@ -205,7 +225,7 @@ enum attnd_status rpc_open(struct rpc *rpc, const char *directory, int wake_fd, 
     if (!rpc->socket || !configure(rpc, endpoint)) {
         enum attnd_status status = error_set(ATTND_RESOURCE_EXHAUSTED,
             "no connection to %s can be made: %s", endpoint, zmq_strerror(errno));
-        close_socket(rpc);
+        close_sockets(rpc);
         return status;
     }
     pthread_condattr_t monotonic;
@@ -222,7 +242,7 @@ void rpc_close(struct rpc *rpc, bool forked)
     if (forked || !rpc->context) {
         return;
     }
-    close_socket(rpc);
+    close_sockets(rpc);
     (void)pthread_cond_destroy(&rpc->answered);
     (void)pthread_mutex_destroy(&rpc->mutex);
 }
@@ -256,6 +276,18 @@ bool rpc_receive(struct rpc *rpc, struct wire_reply *reply)
     bool received = receive_locked(rpc, reply);
     (void)pthread_mutex_unlock(&rpc->mutex);
     return received;
+}
+
+bool rpc_is_closed(struct rpc *rpc)
+{
+    char event[64]; /* of any size; it is cut to this */
+    bool closed = false;
+    int size = 0;
+    while (size >= 0 || errno == EINTR) {
+        size = zmq_recv(rpc->monitor, event, sizeof event, ZMQ_DONTWAIT);
+        closed = closed || size >= 0;
+    }
+    return closed;
 }
 
 bool rpc_may_be_about_submission(const struct wire_reply *reply)

@@ -19,8 +19,10 @@ struct rpc_waiter;
 struct rpc {
     void *context; /* NULL: not open */
     void *socket;
-    int fd;      /* of the socket, for polling */
-    int wake_fd; /* borrowed eventfd that wakes the receiver */
+    void *monitor;  /* says when the connection has ended; the receiver's alone */
+    int fd;         /* of the socket, for polling */
+    int monitor_fd; /* likewise */
+    int wake_fd;    /* borrowed eventfd that wakes the receiver */
     pthread_mutex_t mutex;
     pthread_cond_t answered;
     struct rpc_waiter *waiters; /* guarded by mutex, like all below */
@@ -45,6 +47,10 @@ enum attnd_status rpc_call(
 /* The receiver's: hands replies to those who wait for them and returns the next one for which nobody
  * does. false: none is there. */
 bool rpc_receive(struct rpc *rpc, struct wire_reply *reply);
+
+/* The receiver's: whether there is no connection any more, or none could be made. It is never made again,
+ * and what was on its way is lost. True once. */
+bool rpc_is_closed(struct rpc *rpc);
 
 /* Whether a refusal is one of a submission, or of a message that the daemon could not read. Others
  * come late, when their call has timed out. */

@@ -43,6 +43,7 @@ static void *run(void *context)
         {.fd = watch->fd, .events = POLLIN},
         {.fd = client->rpc.fd, .events = POLLIN},
         {.fd = client->gate.fd, .events = POLLRDHUP},
+        {.fd = client->rpc.monitor_fd, .events = POLLIN},
     };
     int timeout_ms = -1;
     while (!atomic_load(&watch->stop)) {
@@ -55,6 +56,10 @@ static void *run(void *context)
             loss_declare(&client->loss, ATTND_DISCONNECTED, "the daemon has gone");
             poller[2].fd = -1; /* it stays so, and poll() would not wait any more */
             poller[2].revents = 0;
+        }
+        if (poller[3].revents && rpc_is_closed(&client->rpc)) {
+            loss_declare(&client->loss, ATTND_DISCONNECTED,
+                "the daemon has gone: there is no connection to its rpc.sock");
         }
         struct wire_reply reply;
         while (rpc_receive(&client->rpc, &reply)) {

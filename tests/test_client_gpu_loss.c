@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 #include <zmq.h>
 
@@ -300,4 +301,50 @@ Test(client_gpu_loss, pieces_on_their_way_do_not_wait_for_it)
     cr_expect_eq(fake_cuda_exported(), PIECES, "nothing is tried twice");
     gpu_finish_call(first, false);
     gpu_finish_call(made, false);
+}
+
+/* The connection of this process to the daemon's rpc.sock. */
+static int find_rpc_connection(void)
+{
+    for (int fd = 0; fd < 1024; fd++) {
+        struct sockaddr_un peer = {0};
+        socklen_t size = sizeof peer;
+        if (getpeername(fd, (struct sockaddr *)&peer, &size) == 0 && peer.sun_family == AF_UNIX &&
+            strstr(peer.sun_path, "/rpc.sock")) {
+            return fd;
+        }
+    }
+    return -1;
+}
+
+Test(client_gpu_loss, a_lost_connection_for_requests_is_the_daemons_loss)
+{
+    struct client_case *made = gpu_call(NULL);
+    struct attnd_stats stats = {.size = sizeof stats};
+    attnd_ticket ticket;
+    gpu_client->timeout_ns = 30 * SECONDS;
+    void *stream = wait_for_sleeper(made, &ticket);
+    int64_t begin = clock_now_ns();
+    cr_assert_eq(shutdown(find_rpc_connection(), SHUT_RDWR), 0);
+    cr_expect(gpu_eventually(is_idle, stream), "the stream waits");
+    gpu_expect(attnd_wait(gpu_client, ticket, ATTND_FOREVER), ATTND_DISCONNECTED, "rpc.sock");
+    gpu_expect(attnd_get_stats(gpu_client, &stats), ATTND_DISCONNECTED, "rpc.sock");
+    gpu_expect(gpu_submit(made, stream, NULL), ATTND_DISCONNECTED, "rpc.sock");
+    cr_expect_lt(clock_now_ns() - begin, 10 * SECONDS);
+    (void)kill(gpu_daemon.pid, SIGCONT);
+    close_client();
+    cr_expect_eq(fake_cuda_registered(), 0);
+    gpu_finish_call(made, true);
+}
+
+Test(client_gpu_loss, without_a_connection_for_requests_there_is_no_client)
+{
+    struct attnd_open_options options = {.size = sizeof options, .address = gpu_daemon.directory};
+    struct attnd *client = NULL;
+    char path[128];
+    (void)snprintf(path, sizeof path, "%s/rpc.sock", gpu_daemon.directory);
+    cr_assert_eq(unlink(path), 0);
+    gpu_expect(attnd_open(&options, &client), ATTND_DISCONNECTED, "no connection to its rpc.sock");
+    cr_expect_null(client);
+    close_client();
 }
