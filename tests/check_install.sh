@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What is installed belongs together: the unit starts the daemon that is there with the configuration
 # that is there, the library shows its own functions alone, and the README's C example compiles
-# against header, library and pkg-config file.
+# against header, library and pkg-config file, and computes with the daemon.
 #
 #   tests/check_install.sh BUILD_DIRECTORY COMPILER
 set -euo pipefail
@@ -9,7 +9,8 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$1 compiler=$2
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+daemon_pid=
+trap '[[ -z $daemon_pid ]] || kill "$daemon_pid"; rm -rf "$work"' EXIT
 
 fail() {
     echo "install: $1" >&2
@@ -50,4 +51,15 @@ export PKG_CONFIG_PATH
 read -ra flags < <(pkg-config --cflags --libs attnd)
 "$compiler" -std=c11 -Wall -Wextra -Wpedantic -Werror "$work/example.c" "${flags[@]}" \
     -o "$work/example"
+
+(umask 0027 && mkdir "$work/run")
+"$work/root$daemon" --directory "$work/run" >"$work/log" 2>&1 &
+daemon_pid=$!
+ctl=$(find_installed attnctl)
+for _ in {1..100}; do
+    "$ctl" status --address "$work/run" >/dev/null 2>&1 && break
+    sleep 0.1
+done
+LD_LIBRARY_PATH=$(dirname "$library") ATTND_ADDRESS=$work/run timeout 60 "$work/example" |
+    grep -qx 'OK ' || fail "the C program of README.md does not compute"
 echo "install: everything is there and belongs together"
