@@ -1,7 +1,7 @@
 #include "attention.h"
 
-#include "activations.h"
 #include "attnd.h"
+#include "exchange.h"
 #include "latencies.h"
 #include "tensor.h"
 
@@ -27,7 +27,7 @@ struct attention {
     struct device *device; /* borrowed */
     struct attnd *client;  /* owned */
     void *shared;          /* what the daemon sees; owned if the device shares, else the client's */
-    struct activations activations;
+    struct exchange exchange;
     attention_watch_fn watch;
     void *watch_context;
     size_t backward_layer; /* between begin and end */
@@ -90,15 +90,14 @@ struct call {
 
 static struct tensor_memory memory_of(const struct attention *attention)
 {
-    const struct activations *activations = &attention->activations;
-    return (struct tensor_memory){
-        &activations->shape, attention->device->place, activations->narrow};
+    const struct exchange *exchange = &attention->exchange;
+    return (struct tensor_memory){&exchange->shape, attention->device->place, exchange->narrow};
 }
 
 /* The call stays where it is: its tensors point into it. */
 static void describe(const struct attention *attention, size_t layer, struct call *call)
 {
-    const struct activations_sent *sent = &attention->activations.sent[layer];
+    const struct exchange_sent *sent = &attention->exchange.sent[layer];
     struct tensor_memory memory = memory_of(attention);
     tensor_packed(&call->in, &memory, sent->qkv);
     tensor_out(&call->out, &memory, sent->out);
@@ -136,9 +135,9 @@ static bool end_call(struct attention *attention, bool backward, size_t layer)
         return false;
     }
     if (backward) {
-        activations_take_dqkv(&attention->activations);
+        exchange_take_dqkv(&attention->exchange);
     } else {
-        activations_take_out(&attention->activations, layer);
+        exchange_take_out(&attention->exchange, layer);
     }
     if (attention->watch != NULL) {
         attention->watch(attention->watch_context, backward, layer);
@@ -189,13 +188,13 @@ bool attention_open(
     if (!connect(made, setup->address)) {
         return false;
     }
-    if (!activations_init(&made->activations, device, setup)) {
+    if (!exchange_init(&made->exchange, device, setup)) {
         return fail_memory(made);
     }
-    if (!allocate_shared(made, made->activations.shared_bytes)) {
+    if (!allocate_shared(made, made->exchange.shared_bytes)) {
         return false;
     }
-    activations_share(&made->activations, made->shared);
+    exchange_share(&made->exchange, made->shared);
     return true;
 }
 
@@ -209,7 +208,7 @@ void attention_close(struct attention *attention)
     if (device->shares) {
         device->ops->release(device, attention->shared);
     }
-    activations_finish(&attention->activations);
+    exchange_finish(&attention->exchange);
     latencies_finish(&attention->latencies);
     free(attention);
 }
@@ -226,28 +225,28 @@ struct device *attention_get_device(const struct attention *attention)
 
 const struct tensor_shape *attention_get_shape(const struct attention *attention)
 {
-    return &attention->activations.shape;
+    return &attention->exchange.shape;
 }
 
 bool attention_is_narrow(const struct attention *attention)
 {
-    return attention->activations.narrow;
+    return attention->exchange.narrow;
 }
 
 const struct attention_layer *attention_get_layer(const struct attention *attention, size_t layer)
 {
-    assert(layer < attention->activations.layer_count);
-    return &attention->activations.layers[layer];
+    assert(layer < attention->exchange.layer_count);
+    return &attention->exchange.layers[layer];
 }
 
 float *attention_dqkv(const struct attention *attention)
 {
-    return attention->activations.dqkv;
+    return attention->exchange.dqkv;
 }
 
 float *attention_dout(const struct attention *attention)
 {
-    return attention->activations.dout;
+    return attention->exchange.dout;
 }
 
 void attention_watch(struct attention *attention, attention_watch_fn watch, void *context)
@@ -260,7 +259,7 @@ bool attention_forward(struct attention *attention, size_t layer)
 {
     struct call call;
     describe(attention, layer, &call);
-    activations_send_qkv(&attention->activations, layer);
+    exchange_send_qkv(&attention->exchange, layer);
     if (!begin_call(attention)) {
         return false;
     }
@@ -281,14 +280,14 @@ bool attention_backward_begin(struct attention *attention, size_t layer)
     struct tensor dout;
     struct tensor_memory memory = memory_of(attention);
     describe(attention, layer, &call);
-    tensor_packed(&gradient, &memory, attention->activations.gradient.qkv);
-    tensor_out(&dout, &memory, attention->activations.gradient.out);
+    tensor_packed(&gradient, &memory, attention->exchange.gradient.qkv);
+    tensor_out(&dout, &memory, attention->exchange.gradient.out);
     struct attnd_gradients gradients = {.size = sizeof(gradients),
         .dout = &dout.dl,
         .dq = &gradient.q.dl,
         .dk = &gradient.k.dl,
         .dv = &gradient.v.dl};
-    activations_send_dout(&attention->activations);
+    exchange_send_dout(&attention->exchange);
     if (!begin_call(attention)) {
         return false;
     }
@@ -323,7 +322,7 @@ bool attention_settle(struct attention *attention)
 bool attention_read(
     struct attention *attention, enum attention_tensor tensor, size_t layer, float *numbers)
 {
-    return activations_read(&attention->activations, tensor, layer, numbers);
+    return exchange_read(&attention->exchange, tensor, layer, numbers);
 }
 
 bool attention_summarize(struct attention *attention, struct attention_summary *summary)

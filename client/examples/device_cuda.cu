@@ -243,6 +243,9 @@ static bool make_room(struct device *device, size_t rows)
     cuda->rows = 0;
     cuda->losses = (double *)on_allocate(device, rows * sizeof(double));
     cuda->copied = (double *)malloc(rows * sizeof(double));
+    if (cuda->copied == NULL && device->error[0] == '\0') {
+        snprintf(device->error, sizeof(device->error), "no memory for the losses");
+    }
     cuda->rows = cuda->losses != NULL && cuda->copied != NULL ? rows : 0;
     return cuda->rows > 0;
 }

@@ -1,4 +1,4 @@
-#include "activations.h"
+#include "exchange.h"
 
 #include "part.h"
 
@@ -8,24 +8,24 @@ enum {
     ALIGNMENT = 256,
 };
 
-static size_t count_tokens(const struct activations *activations)
+static size_t count_tokens(const struct exchange *exchange)
 {
-    return activations->shape.batch * activations->shape.seqlen;
+    return exchange->shape.batch * exchange->shape.seqlen;
 }
 
-static size_t count_qkv(const struct activations *activations)
+static size_t count_qkv(const struct exchange *exchange)
 {
-    return count_tokens(activations) * tensor_qkv_width(&activations->shape);
+    return count_tokens(exchange) * tensor_qkv_width(&exchange->shape);
 }
 
-static size_t count_out(const struct activations *activations)
+static size_t count_out(const struct exchange *exchange)
 {
-    return count_tokens(activations) * tensor_out_width(&activations->shape);
+    return count_tokens(exchange) * tensor_out_width(&exchange->shape);
 }
 
-static size_t count_lse(const struct activations *activations)
+static size_t count_lse(const struct exchange *exchange)
 {
-    return count_tokens(activations) * activations->shape.heads_q;
+    return count_tokens(exchange) * exchange->shape.heads_q;
 }
 
 /* Hands out pieces of one allocation; with base NULL it only counts. */
@@ -57,125 +57,121 @@ static float *carve_both(struct carvers *carvers, bool narrow, size_t count, voi
     return *sent;
 }
 
-static struct carvers carve_all(struct activations *activations, void *shared)
+static struct carvers carve_all(struct exchange *exchange, void *shared)
 {
-    struct carvers carvers = {{activations->own, 0}, {shared, 0}};
-    bool narrow = activations->narrow;
-    size_t qkv = count_qkv(activations);
-    size_t out = count_out(activations);
-    for (size_t i = 0; i < activations->layer_count; i++) {
-        struct attention_layer *layer = &activations->layers[i];
-        struct activations_sent *sent = &activations->sent[i];
+    struct carvers carvers = {{exchange->own, 0}, {shared, 0}};
+    bool narrow = exchange->narrow;
+    size_t qkv = count_qkv(exchange);
+    size_t out = count_out(exchange);
+    for (size_t i = 0; i < exchange->layer_count; i++) {
+        struct attention_layer *layer = &exchange->layers[i];
+        struct exchange_sent *sent = &exchange->sent[i];
         layer->qkv = carve_both(&carvers, narrow, qkv, &sent->qkv);
         layer->out = carve_both(&carvers, narrow, out, &sent->out);
-        layer->lse = carve(&carvers.shared, count_lse(activations) * sizeof(float));
+        layer->lse = carve(&carvers.shared, count_lse(exchange) * sizeof(float));
     }
-    activations->dqkv = carve_both(&carvers, narrow, qkv, &activations->gradient.qkv);
-    activations->dout = carve_both(&carvers, narrow, out, &activations->gradient.out);
+    exchange->dqkv = carve_both(&carvers, narrow, qkv, &exchange->gradient.qkv);
+    exchange->dout = carve_both(&carvers, narrow, out, &exchange->gradient.out);
     return carvers;
 }
 
-static void send(
-    const struct activations *activations, void *sent, const float *numbers, size_t count)
+static void send(const struct exchange *exchange, void *sent, const float *numbers, size_t count)
 {
-    if (activations->narrow) {
-        activations->device->ops->narrow(activations->device, sent, numbers, count);
+    if (exchange->narrow) {
+        exchange->device->ops->narrow(exchange->device, sent, numbers, count);
     }
 }
 
-static void take(
-    const struct activations *activations, float *numbers, const void *sent, size_t count)
+static void take(const struct exchange *exchange, float *numbers, const void *sent, size_t count)
 {
-    if (activations->narrow) {
-        activations->device->ops->widen(activations->device, numbers, sent, count);
+    if (exchange->narrow) {
+        exchange->device->ops->widen(exchange->device, numbers, sent, count);
     }
 }
 
-bool activations_init(
-    struct activations *activations, struct device *device, const struct attention_setup *setup)
+bool exchange_init(
+    struct exchange *exchange, struct device *device, const struct attention_setup *setup)
 {
-    *activations = (struct activations){
+    *exchange = (struct exchange){
         .device = device,
         .shape = setup->shape,
         .narrow = setup->narrow,
         .layer_count = setup->layers,
-        .layers = calloc(setup->layers, sizeof(*activations->layers)),
-        .sent = calloc(setup->layers, sizeof(*activations->sent)),
+        .layers = calloc(setup->layers, sizeof(*exchange->layers)),
+        .sent = calloc(setup->layers, sizeof(*exchange->sent)),
     };
-    activations->words = calloc(count_qkv(activations), sizeof(*activations->words));
-    if (activations->layers == NULL || activations->sent == NULL || activations->words == NULL) {
+    exchange->words = calloc(count_qkv(exchange), sizeof(*exchange->words));
+    if (exchange->layers == NULL || exchange->sent == NULL || exchange->words == NULL) {
         return false;
     }
-    struct carvers sizes = carve_all(activations, NULL);
-    activations->shared_bytes = sizes.shared.used;
-    activations->own = device->ops->allocate(device, sizes.own.used);
-    return activations->own != NULL;
+    struct carvers sizes = carve_all(exchange, NULL);
+    exchange->shared_bytes = sizes.shared.used;
+    exchange->own = device->ops->allocate(device, sizes.own.used);
+    return exchange->own != NULL;
 }
 
-void activations_finish(struct activations *activations)
+void exchange_finish(struct exchange *exchange)
 {
-    if (activations->own != NULL) {
-        activations->device->ops->release(activations->device, activations->own);
+    if (exchange->own != NULL) {
+        exchange->device->ops->release(exchange->device, exchange->own);
     }
-    free(activations->words);
-    free(activations->layers);
-    free(activations->sent);
+    free(exchange->words);
+    free(exchange->layers);
+    free(exchange->sent);
 }
 
-void activations_share(struct activations *activations, void *shared)
+void exchange_share(struct exchange *exchange, void *shared)
 {
-    carve_all(activations, shared);
+    carve_all(exchange, shared);
 }
 
-void activations_send_qkv(const struct activations *activations, size_t layer)
+void exchange_send_qkv(const struct exchange *exchange, size_t layer)
 {
-    send(activations, activations->sent[layer].qkv, activations->layers[layer].qkv,
-        count_qkv(activations));
+    send(exchange, exchange->sent[layer].qkv, exchange->layers[layer].qkv, count_qkv(exchange));
 }
 
-void activations_send_dout(const struct activations *activations)
+void exchange_send_dout(const struct exchange *exchange)
 {
-    send(activations, activations->gradient.out, activations->dout, count_out(activations));
+    send(exchange, exchange->gradient.out, exchange->dout, count_out(exchange));
 }
 
-void activations_take_out(const struct activations *activations, size_t layer)
+void exchange_take_out(const struct exchange *exchange, size_t layer)
 {
-    take(activations, activations->layers[layer].out, activations->sent[layer].out,
-        count_out(activations));
+    take(exchange, exchange->layers[layer].out, exchange->sent[layer].out, count_out(exchange));
 }
 
-void activations_take_dqkv(const struct activations *activations)
+void exchange_take_dqkv(const struct exchange *exchange)
 {
-    take(activations, activations->dqkv, activations->gradient.qkv, count_qkv(activations));
+    take(exchange, exchange->dqkv, exchange->gradient.qkv, count_qkv(exchange));
 }
 
-bool activations_read(const struct activations *activations, enum attention_tensor tensor,
-    size_t layer, float *numbers)
+bool exchange_read(
+    const struct exchange *exchange, enum attention_tensor tensor, size_t layer, float *numbers)
 {
-    struct device *device = activations->device;
-    const struct activations_sent *sent = &activations->sent[layer];
+    struct device *device = exchange->device;
+    const struct exchange_sent *sent = &exchange->sent[layer];
 
     const struct {
         const void *memory;
         size_t count;
     } places[] = {
-        [ATTENTION_QKV] = {sent->qkv, count_qkv(activations)},
-        [ATTENTION_OUT] = {sent->out, count_out(activations)},
-        [ATTENTION_LSE] = {activations->layers[layer].lse, count_lse(activations)},
-        [ATTENTION_DQKV] = {activations->gradient.qkv, count_qkv(activations)},
-        [ATTENTION_DOUT] = {activations->gradient.out, count_out(activations)},
+        [ATTENTION_QKV] = {sent->qkv, count_qkv(exchange)},
+        [ATTENTION_OUT] = {sent->out, count_out(exchange)},
+        [ATTENTION_LSE] = {exchange->layers[layer].lse, count_lse(exchange)},
+        [ATTENTION_DQKV] = {exchange->gradient.qkv, count_qkv(exchange)},
+        [ATTENTION_DOUT] = {exchange->gradient.out, count_out(exchange)},
     };
 
     const void *memory = places[tensor].memory;
     size_t count = places[tensor].count;
-    if (!activations->narrow || tensor == ATTENTION_LSE) {
+    if (!exchange->narrow || tensor == ATTENTION_LSE) {
         return device->ops->download(device, numbers, memory, count * sizeof(*numbers));
     }
-    if (!device->ops->download(device, activations->words, memory, count * sizeof(uint16_t))) {
+    if (!device->ops->download(device, exchange->words, memory, count * sizeof(uint16_t))) {
         return false;
     }
     for (size_t i = 0; i < count; i++) {
-        numbers[i] = part_widen(activations->words[i]);
+        numbers[i] = part_widen(exchange->words[i]);
     }
     return true;
 }

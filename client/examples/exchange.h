@@ -14,41 +14,41 @@
 #include "tensor.h"
 
 /* What the daemon reads and writes. */
-struct activations_sent {
+struct exchange_sent {
     void *qkv;
     void *out;
 };
 
-struct activations {
+struct exchange {
     struct device *device; /* borrowed */
     struct tensor_shape shape;
     bool narrow;
     size_t layer_count;
     struct attention_layer *layers; /* owned, like the next */
-    struct activations_sent *sent;
+    struct exchange_sent *sent;
     float *dqkv;
     float *dout;
-    struct activations_sent gradient; /* of qkv and out */
-    size_t shared_bytes;              /* that activations_share() wants */
-    void *own;                        /* owned; the model's numbers where the daemon sees copies */
-    uint16_t *words;                  /* owned; one tensor of copies, on its way to a reader */
+    struct exchange_sent gradient; /* of qkv and out */
+    size_t shared_bytes;           /* that exchange_share() wants */
+    void *own;                     /* owned; the model's numbers where the daemon sees copies */
+    uint16_t *words;               /* owned; one tensor of copies, on its way to a reader */
 };
 
 /* false: no memory. Was it zeroed before, finish may be called in any case. */
-bool activations_init(
-    struct activations *activations, struct device *device, const struct attention_setup *setup);
-void activations_finish(struct activations *activations);
+bool exchange_init(
+    struct exchange *exchange, struct device *device, const struct attention_setup *setup);
+void exchange_finish(struct exchange *exchange);
 
 /* Puts what the daemon sees there, and all pointers in place. */
-void activations_share(struct activations *activations, void *shared);
+void exchange_share(struct exchange *exchange, void *shared);
 
 /* Enqueue the copies, to the daemon and from it, of a layer or of the gradient; where there are none
  * they do nothing. */
-void activations_send_qkv(const struct activations *activations, size_t layer);
-void activations_send_dout(const struct activations *activations);
-void activations_take_out(const struct activations *activations, size_t layer);
-void activations_take_dqkv(const struct activations *activations);
+void exchange_send_qkv(const struct exchange *exchange, size_t layer);
+void exchange_send_dout(const struct exchange *exchange);
+void exchange_take_out(const struct exchange *exchange, size_t layer);
+void exchange_take_dqkv(const struct exchange *exchange);
 
 /* Copies a tensor as the daemon sees it. */
-bool activations_read(const struct activations *activations, enum attention_tensor tensor,
-    size_t layer, float *numbers);
+bool exchange_read(
+    const struct exchange *exchange, enum attention_tensor tensor, size_t layer, float *numbers);
