@@ -93,6 +93,9 @@ static enum attnd_status check_session(const struct wire_gate_reply *reply)
             "the daemon speaks version %u of the protocol, this library version %d",
             (unsigned)reply->session.major, WIRE_MAJOR);
     }
+    if (reply->session.limits.in_flight == 0) { /* whoever waits for room would wait for ever */
+        return error_set(ATTND_PROTOCOL_ERROR, "the daemon allows this client no requests");
+    }
     const struct wire_device *device = &reply->session.device;
     bool cuda = device->kind == WIRE_DEVICE_CUDA && device->has_uuid;
     if (device->kind != WIRE_DEVICE_CPU && !cuda) {
@@ -150,6 +153,32 @@ static enum attnd_status connect_all(
     return status == ATTND_OK ? say_hello(client, options) : status;
 }
 
+/* Where fork() cut off a thread that was about to change something, the child leaves that as it is. */
+static bool is_whole(pthread_mutex_t *mutex, bool forked)
+{
+    return !forked || pthread_mutex_trylock(mutex) == 0;
+}
+
+/* What is found under mutexes. Nobody else uses it. */
+static void forget_all(struct attnd *client, bool forked)
+{
+    if (is_whole(&client->blocks.mutex, forked)) {
+        block_finish(&client->blocks);
+    }
+    if (is_whole(&client->devices.mutex, forked)) {
+        device_finish(&client->devices);
+    }
+    if (is_whole(&client->mutex, forked)) {
+        memory_finish(&client->memory);
+    }
+    if (is_whole(&client->plans.mutex, forked)) {
+        plan_finish(&client->plans);
+    }
+    if (!forked) {
+        (void)pthread_mutex_destroy(&client->mutex);
+    }
+}
+
 /* Gives up everything, in any state between calloc() and serving. */
 static void destroy(struct attnd *client, bool forked)
 {
@@ -160,16 +189,12 @@ static void destroy(struct attnd *client, bool forked)
         driver_close(&client->driver);
         lane_finish(&client->lanes); /* in a child the waiters of these two would never leave */
         sweep_finish(&client->sweep);
-        (void)pthread_mutex_destroy(&client->mutex);
     }
     stream_free(&client->streams);
     rpc_close(&client->rpc, forked);
     gate_close(&client->gate, forked);
     watch_close(&client->watch);
-    block_finish(&client->blocks);
-    device_finish(&client->devices);
-    memory_finish(&client->memory);
-    plan_finish(&client->plans);
+    forget_all(client, forked);
     page_unmap(client->page);
     free(client);
 }

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "client.h"
 #include "gpu_case.h"
 
 #define PATIENCE_S 20 /* then the child's end is SIGALRM */
@@ -21,6 +22,19 @@ static void close_in_child(void)
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+/* As if another thread were about to take a region out of the table. */
+static void close_in_child_of_a_busy_process(void)
+{
+    struct devices *devices = &gpu_client->devices;
+    (void)pthread_mutex_lock(&devices->mutex);
+    CHECK(devices->table.count == 1);
+    CHECK(devices->table.capacity > 1);
+    devices->table.sorted[devices->table.count++] = devices->table.sorted[0];
+    close_in_child();
+    devices->table.count--;
+    (void)pthread_mutex_unlock(&devices->mutex);
+}
+
 int main(void)
 {
     gpu_start(NULL);
@@ -29,9 +43,11 @@ int main(void)
         gpu_run(made, fake_cuda_stream());
         close_in_child();
         gpu_run(made, NULL);
+        close_in_child_of_a_busy_process();
+        gpu_run(made, NULL);
         gpu_finish_call(made, true);
+        CHECK(gpu_eventually(gpu_has_regions, &(uint64_t){0}));
     }
-    CHECK(gpu_eventually(gpu_has_regions, &(uint64_t){0}));
     gpu_stop();
     return 0;
 }

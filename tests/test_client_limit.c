@@ -2,13 +2,18 @@
 #include <criterion/criterion.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "block.h"
 #include "client.h"
 #include "client_set.h"
 #include "clock.h"
+#include "codec.h"
 #include "daemon.h"
 
 #define WHOLE (UINT64_C(1) << 20)
@@ -110,4 +115,52 @@ Test(client_limit, a_refusal_that_comes_too_late_harms_nobody)
     expect_failure(client_set_backward(&vast, hasty, NULL, NULL, &ticket), ATTND_RESOURCE_EXHAUSTED,
         "1048576");
     attnd_close(hasty);
+}
+
+/* ---- A daemon that makes no sense --------------------------------------------------------------- */
+
+#define PACKET_BYTES 1024
+
+/* Answers the first who comes with a session in which nothing may be asked for. */
+static void *serve_nothing(void *listener)
+{
+    uint8_t packet[PACKET_BYTES];
+    struct wire_gate_request request = {0};
+    struct wire_error error;
+    int fd = accept(*(const int *)listener, NULL, NULL);
+    ssize_t size = recv(fd, packet, sizeof packet, 0);
+    cr_assert(size > 0 && codec_decode_gate_request(packet, (size_t)size, &request, &error));
+    const struct wire_gate_reply reply = {.id = request.id,
+        .has_session = true,
+        .session = {.id = 1,
+            .major = WIRE_MAJOR,
+            .minor = WIRE_MINOR,
+            .limits = {.regions = 1, .plans = 1},
+            .device = {.kind = WIRE_DEVICE_CPU}}};
+    size = (ssize_t)codec_encode_gate_reply(&reply, packet, sizeof packet);
+    cr_assert_eq(send(fd, packet, (size_t)size, 0), size);
+    (void)recv(fd, packet, sizeof packet, 0); /* until it leaves */
+    (void)close(fd);
+    return NULL;
+}
+
+Test(client_odd_limit, without_room_for_a_request_there_is_no_client)
+{
+    char directory[] = "/tmp/attnd-limit-XXXXXX";
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct attnd_open_options options = {.size = sizeof options, .address = directory};
+    struct attnd *opened = NULL;
+    pthread_t thread;
+    cr_assert_not_null(mkdtemp(directory));
+    (void)snprintf(address.sun_path, sizeof address.sun_path, "%s/gate.sock", directory);
+    int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    cr_assert_eq(bind(listener, (const struct sockaddr *)&address, sizeof address), 0);
+    cr_assert_eq(listen(listener, 1), 0);
+    cr_assert_eq(pthread_create(&thread, NULL, serve_nothing, &listener), 0);
+    expect_failure(
+        attnd_open(&options, &opened), ATTND_PROTOCOL_ERROR, "allows this client no requests");
+    (void)pthread_join(thread, NULL);
+    (void)close(listener);
+    (void)unlink(address.sun_path);
+    (void)rmdir(directory);
 }
