@@ -239,6 +239,9 @@ bool driver_stream_id(
     const struct driver *driver, void *stream, uint64_t *id, struct wire_error *error)
 {
     unsigned long long number = 0;
+    if (!takes_work(driver, stream, error)) {
+        return false;
+    }
     int result = driver->call.cuStreamGetId(stream, &number);
     *id = number;
     return result == DRIVER_SUCCESS || fail_stream(driver, error, result);

@@ -256,6 +256,11 @@ Test(client_gpu_stream, a_stream_that_is_captured_is_refused_and_not_disturbed)
     cr_expect_eq(stats.client.plans, 0);
     fake_cuda_capture(stream, false);
     gpu_run(made, stream);
+    fake_cuda_capture(stream, true);
+    gpu_expect(attnd_lane_reset(gpu_client, stream), ATTND_UNSUPPORTED, "being captured");
+    cr_expect_not(fake_cuda_capture_is_spoilt(stream));
+    fake_cuda_capture(stream, false);
+    OK(attnd_lane_reset(gpu_client, stream));
     gpu_finish_call(made, true);
 }
 
