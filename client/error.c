@@ -9,6 +9,12 @@
 
 static _Thread_local char sentence[SENTENCE_BYTES];
 
+static const char *const option_names[] = {"scale", "softcap", "alignment", "window_left",
+    "window_right", "dropout_p", "max_seqlen_q", "max_seqlen_k", "bias", "slopes", "sinks",
+    "cu_seqlens_q", "cu_seqlens_k", "seqlens_k"};
+
+#define OPTION_NAMES (sizeof option_names / sizeof *option_names)
+
 /* Whether a sentence begins with this word. */
 static bool begins_with(const char *text, const char *word)
 {
@@ -20,17 +26,28 @@ static bool begins_with(const char *text, const char *word)
     return next != '_' && !isalnum((unsigned char)next);
 }
 
+/* Others tell of the daemon or the process. */
+static bool begins_with_argument(const char *detail)
+{
+    bool argument = begins_with(detail, "size") || begins_with(detail, "options") ||
+                    begins_with(detail, "direction");
+    for (size_t i = 0; i < OPTION_NAMES; i++) {
+        argument = argument || begins_with(detail, option_names[i]);
+    }
+    for (enum wire_role role = WIRE_Q; role < WIRE_ROLE_END; role++) {
+        argument = argument || begins_with(detail, wire_role_name(role));
+    }
+    return argument;
+}
+
 /* The wire says "k.shape[2]" where the API's user wrote k->shape[2], "scale" for options->scale. */
 static void name_as_in_api(const char *detail, char *out, size_t capacity)
 {
-    static const char *const options[] = {"scale", "softcap", "alignment", "window_left",
-        "window_right", "dropout_p", "max_seqlen_q", "max_seqlen_k", "bias", "slopes", "sinks",
-        "cu_seqlens_q", "cu_seqlens_k", "seqlens_k"};
     static const char *const fields[] = {".shape[", ".strides[", ".dtype"};
 
     size_t used = 0;
-    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
-        if (begins_with(detail, options[i])) {
+    for (size_t i = 0; i < OPTION_NAMES; i++) {
+        if (begins_with(detail, option_names[i])) {
             used = (size_t)snprintf(out, capacity, "options->");
         }
     }
@@ -57,8 +74,9 @@ enum attnd_status error_set(enum attnd_status status, const char *format, ...)
 enum attnd_status error_of_request(const char *where, const struct wire_error *error)
 {
     char text[WIRE_DETAIL_BYTES + 32];
+    const char *join = begins_with_argument(error->detail) ? "." : ": ";
     name_as_in_api(error->detail, text, sizeof text);
-    return error_set((enum attnd_status)error->status, "%s%s", where, text);
+    return error_set((enum attnd_status)error->status, "%s%s%s", where, *where ? join : "", text);
 }
 
 enum attnd_status error_of_wire(const struct wire_error *error)

@@ -207,7 +207,7 @@ static enum attnd_status fail_request(bool array, size_t index, const struct wir
 {
     char where[WHERE_BYTES] = "";
     if (array) {
-        (void)snprintf(where, sizeof where, "requests[%zu].", index);
+        (void)snprintf(where, sizeof where, "requests[%zu]", index);
     }
     return error_of_request(where, error);
 }
@@ -346,10 +346,10 @@ static enum attnd_status read_array(
         char where[WHERE_BYTES];
         struct wire_error error;
         struct attnd_request request = {0};
-        (void)snprintf(where, sizeof where, "requests[%zu].", i);
+        (void)snprintf(where, sizeof where, "requests[%zu]", i);
         memcpy(&size, at, sizeof size);
         if (size != first) {
-            return error_set(ATTND_INVALID_ARGUMENT, "%ssize is %zu, but that of requests[0] %zu",
+            return error_set(ATTND_INVALID_ARGUMENT, "%s.size is %zu, but that of requests[0] %zu",
                 where, size, first);
         }
         if (!request_read_sized("", &request, sizeof request, at, &error) ||

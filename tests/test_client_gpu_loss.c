@@ -269,7 +269,7 @@ Test(client_gpu_loss, memory_that_is_freed_meanwhile_harms_nobody)
 static void *register_pieces(void *made)
 {
     (void)cuCtxPushCurrent_v2(fake_cuda_context(0, true));
-    gpu_expect(gpu_submit(made, NULL, NULL), ATTND_DISCONNECTED, "the daemon has");
+    gpu_expect(gpu_submit(made, NULL, NULL), ATTND_DISCONNECTED, "requests[0]: the daemon has");
     return NULL;
 }
 

@@ -447,8 +447,8 @@ Test(client_limits, more_shapes_than_the_daemon_keeps_are_all_computed)
             .out = &t[CLIENT_OUT]};
     }
     OK(attnd_submit(client, NULL, requests, 4, NULL));
-    expect_failure(
-        attnd_submit(client, NULL, requests, 5, NULL), ATTND_RESOURCE_EXHAUSTED, "requests[4].");
+    expect_failure(attnd_submit(client, NULL, requests, 5, NULL), ATTND_RESOURCE_EXHAUSTED,
+        "requests[4]: the submissions under way use 4 different shapes");
     OK(attnd_submit(client, NULL, requests, 4, NULL));
 }
 
