@@ -12,7 +12,7 @@
 enum attnd_status error_set(enum attnd_status status, const char *format, ...) ERROR_PRINTF(2, 3);
 
 /* The same with a sentence about a request, whose tensors and options are named as in attnd.h.
- * `where` goes before the name: "" or "requests[3].". */
+ * `where` goes before the name: "" or "requests[3]". */
 enum attnd_status error_of_request(const char *where, const struct wire_error *error);
 
 /* A failure that the daemon told. */
