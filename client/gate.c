@@ -215,7 +215,7 @@ static enum attnd_status await_all(struct gate *gate, const struct gate_message 
     size_t count, size_t *done, struct wire_gate_reply *last, int64_t timeout_ns)
 {
     for (size_t i = 0; i < count; i++) {
-        struct wire_gate_reply reply;
+        struct wire_gate_reply reply = {0};
         enum attnd_status status =
             await_reply(gate, message[i].request.id, &reply, clock_deadline(timeout_ns));
         if (status != ATTND_OK) {
