@@ -221,8 +221,8 @@ static bool send_batch(
     retire_range(&client->devices, region_end(region), region_end(region) + bytes, region);
     region->bytes += bytes;
     if (status == ATTND_TIMED_OUT) {
-        retire_region(
-            &client->devices, region); /* nobody knows how much of it the daemon has now */
+        /* Nobody knows how much of it the daemon has now. */
+        retire_region(&client->devices, region);
     }
     *error = reply.error;
     return status == ATTND_OK ? error->status == WIRE_OK : fail_as_thread(status, error);
