@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "log.h"
+#include "thread.h"
 #include "zmtp.h"
 
 #define MAX_GROUPS 1024 /* of a peer; more of them are not looked at */
@@ -119,7 +120,10 @@ static bool add_rpc(int fd, uid_t uid)
 {
     struct rpc_peer *peer = &rpc_peers[fd];
 
-    accepts_rpc = true;
+    if (!accepts_rpc) {
+        accepts_rpc = true;
+        thread_take_faults(); /* libzmq blocks all signals there */
+    }
     peer->cookie = 0;
     if (count_rpc(uid, false) == door.rpc_per_uid && count_rpc(uid, true) == door.rpc_per_uid) {
         return false;

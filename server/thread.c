@@ -6,24 +6,14 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A fault that is blocked ends the process at once, without the handler that waits for the device. */
-static void take_out_faults(sigset_t *set)
-{
-    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
-
-    for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++) {
-        (void)sigdelset(set, faults[i]);
-    }
-}
-
 bool thread_start(pthread_t *thread, const char *name, void *(*run)(void *context), void *context)
 {
-    sigset_t blocked;
+    sigset_t all;
     sigset_t before;
     assert(strlen(name) < 16);
-    sigfillset(&blocked);
-    take_out_faults(&blocked);
-    pthread_sigmask(SIG_SETMASK, &blocked, &before); /* a new thread inherits the mask */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* a new thread inherits the mask */
+    thread_take_faults();
     int error = pthread_create(thread, NULL, run, context);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error != 0) {
@@ -31,6 +21,18 @@ bool thread_start(pthread_t *thread, const char *name, void *(*run)(void *contex
     }
     pthread_setname_np(*thread, name);
     return true;
+}
+
+/* A fault that is blocked ends the process at once, without the handler that waits for the device. */
+void thread_take_faults(void)
+{
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+    sigset_t set;
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++) {
+        sigaddset(&set, faults[i]);
+    }
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
 unsigned thread_processors(void)

@@ -13,5 +13,8 @@
  * alone. The name has at most 15 characters. false: the system has no thread to give. */
 bool thread_start(pthread_t *thread, const char *name, void *(*run)(void *context), void *context);
 
+/* Lets the calling thread's own faults through, whoever started it. */
+void thread_take_faults(void);
+
 /* Processors that this process may use, at least 1. */
 unsigned thread_processors(void);

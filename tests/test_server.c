@@ -1,5 +1,6 @@
 /* The life of the real daemon: its lock, its end, and the end of its clients. */
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -321,5 +322,57 @@ Test(server, a_killed_client_leaves_nothing_though_a_child_holds_its_socket)
     cr_expect_eq(kill(child, 0), 0, "the child did not outlive its parent");
     (void)kill(child, SIGKILL);
     raw_close(&observer);
+    cr_assert(daemon_stop(&daemon));
+}
+
+/* One line of a file below the daemon's task directory; "" if there is none. */
+static void read_line(const char *path, const char *name, const char *key, char line[128])
+{
+    char file[300];
+    (void)snprintf(file, sizeof file, "%s/%s", path, name);
+    FILE *stream = fopen(file, "re");
+    cr_assert_not_null(stream, "%s", file);
+    do {
+        line[0] = '\0';
+    } while (fgets(line, 128, stream) != NULL && strncmp(line, key, strlen(key)) != 0);
+    (void)fclose(stream);
+}
+
+/* What is blocked ends the process without the handler that waits for the device. libzmq's reaper closes
+ * sockets and does nothing else. */
+Test(server, no_thread_blocks_its_own_faults)
+{
+    struct daemon daemon;
+    struct raw_client client;
+    char tasks[64];
+    char line[128];
+    unsigned looked_at = 0;
+    cr_assert(daemon_start(&daemon, arguments));
+    cr_assert(raw_open(&client, daemon.directory));
+    (void)snprintf(tasks, sizeof tasks, "/proc/%d/task", (int)daemon.pid);
+    DIR *directory = opendir(tasks);
+    cr_assert_not_null(directory);
+    struct dirent *entry;
+    while ((entry = readdir(directory)) != NULL) {
+        char path[256];
+        if (entry->d_name[0] == '.') {
+            continue;
+        }
+        (void)snprintf(path, sizeof path, "%s/%.100s", tasks, entry->d_name);
+        read_line(path, "comm", "", line);
+        if (strcmp(line, "ZMQbg/Reaper\n") == 0) {
+            continue;
+        }
+        char *name = strdup(line);
+        read_line(path, "status", "SigBlk:", line);
+        unsigned long long blocked = strtoull(line + strlen("SigBlk:"), NULL, 16);
+        cr_expect_eq(blocked >> (SIGSEGV - 1) & 1, 0, "%s", name);
+        cr_expect_eq(blocked >> (SIGBUS - 1) & 1, 0, "%s", name);
+        free(name);
+        looked_at++;
+    }
+    (void)closedir(directory);
+    cr_expect_geq(looked_at, 6, "main, engine, three workers, libzmq's");
+    raw_close(&client);
     cr_assert(daemon_stop(&daemon));
 }
