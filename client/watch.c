@@ -11,6 +11,13 @@
 
 #define RELEASE_MS 5 /* a daemon's device may still set back what streams wait for */
 
+/* What ends the client must not read as if it had not. */
+static enum attnd_status as_loss(enum wire_status status)
+{
+    bool passing = status == WIRE_AGAIN || status == WIRE_TIMED_OUT;
+    return passing ? ATTND_PROTOCOL_ERROR : (enum attnd_status)status;
+}
+
 /* What nobody waits for: failures, and answers to calls that were given up. */
 static void take_reply(struct attnd *client, const struct wire_reply *reply)
 {
@@ -22,7 +29,7 @@ static void take_reply(struct attnd *client, const struct wire_reply *reply)
         struct wire_request drop = {.kind = WIRE_DROP_PLAN, .drop_plan = reply->plan.plan};
         (void)rpc_send(&client->rpc, &drop, 0);
     } else if (reply->error.status != WIRE_OK && rpc_may_be_about_submission(reply)) {
-        loss_declare(&client->loss, (enum attnd_status)reply->error.status,
+        loss_declare(&client->loss, as_loss(reply->error.status),
             "the daemon does not take this client's messages: %.180s", reply->error.detail);
     }
 }

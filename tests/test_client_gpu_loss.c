@@ -11,6 +11,7 @@
 
 #include "client.h"
 #include "clock.h"
+#include "codec.h"
 #include "driver_abi.h"
 #include "gpu_case.h"
 
@@ -183,21 +184,42 @@ static void expect_release(void *stream, attnd_ticket ticket)
     cr_expect_eq(fake_cuda_registered(), 0);
 }
 
-Test(client_gpu_loss, a_message_that_nobody_can_read_lets_streams_go)
+/* As if the daemon had sent it on rpc.sock. Returns what is to be closed. */
+static void *send_as_daemon(const void *bytes, size_t size)
 {
-    struct client_case *made = gpu_call(NULL);
-    attnd_ticket ticket;
-    void *stream = wait_for_sleeper(made, &ticket);
     struct rpc *rpc = &gpu_client->rpc;
     void *other = zmq_socket(rpc->context, ZMQ_DEALER);
     (void)pthread_mutex_lock(&rpc->mutex);
     cr_assert_eq(zmq_bind(rpc->socket, "inproc://test"), 0);
     (void)pthread_mutex_unlock(&rpc->mutex);
     cr_assert_eq(zmq_connect(other, "inproc://test"), 0);
-    cr_assert_eq(zmq_send(other, "\xFF", 1, 0), 1);
+    cr_assert_eq(zmq_send(other, bytes, size, 0), (int)size);
+    return other;
+}
+
+Test(client_gpu_loss, a_message_that_nobody_can_read_lets_streams_go)
+{
+    struct client_case *made = gpu_call(NULL);
+    attnd_ticket ticket;
+    void *stream = wait_for_sleeper(made, &ticket);
+    void *other = send_as_daemon("\xFF", 1);
     cr_expect(gpu_eventually(is_idle, stream));
     (void)zmq_close(other); /* this is something that is noticed as well */
     expect_release(stream, ticket);
+    gpu_finish_call(made, true);
+}
+
+Test(client_gpu_loss, a_refusal_of_messages_is_no_reason_to_try_again)
+{
+    struct client_case *made = gpu_call(NULL);
+    uint8_t bytes[WIRE_MAX_MESSAGE_BYTES];
+    struct wire_reply reply = {.error = {.status = WIRE_AGAIN, .detail = "not now"}};
+    gpu_run(made, NULL);
+    void *other = send_as_daemon(bytes, codec_encode_reply(&reply, bytes, sizeof bytes));
+    cr_expect(gpu_eventually(is_lost, NULL));
+    (void)zmq_close(other);
+    gpu_expect(gpu_submit(made, NULL, NULL), ATTND_PROTOCOL_ERROR, "not now");
+    close_client();
     gpu_finish_call(made, true);
 }
 
