@@ -131,6 +131,7 @@ case='a GPU and the toolkit'
 machine_with_gpu nvcc
 quickstart demo
 expect_demo 'with CUDA'
+said '^== the GPU.s kernels take some minutes' || fail "$case: it is not said that it takes long"
 ! said 'nvidia|toolkit|no ' || fail "$case: something is missing"
 
 case='a GPU, the toolkit, no C++ compiler'
