@@ -192,11 +192,6 @@ static void draw_alignment(struct trial_rng *rng, struct trial_spec *spec)
     }
     spec->head_dim_qk = (spec->head_dim_qk + 7) / 8 * 8;
     spec->head_dim_v = (spec->head_dim_v + 7) / 8 * 8;
-    for (enum tensor_id id = 0; id < TENSOR_COUNT; id++) {
-        if (spec->layout[id] == TRIAL_PADDED) {
-            spec->layout[id] = TRIAL_COMPACT;
-        }
-    }
 }
 
 static struct draw draw_one(bool flash, uint64_t seed, uint64_t number)

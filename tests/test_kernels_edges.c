@@ -314,14 +314,24 @@ static void expect_same_values(
     }
 }
 
-Test(kernels_edges, strides_beyond_31_bits)
+/* Both directions once more without padding spoiled, near and far. */
+static void solve_far(const char *name, struct trial *trial, char *map, int dimension)
 {
-    static const char *const names[] = {"batches", "rows", "heads"};
-    char *map = mmap(NULL, far_bytes, PROT_READ | PROT_WRITE,
-        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (map == MAP_FAILED) {
-        cr_skip_test("no two terabytes of addresses here");
-    }
+    struct attn_problem backward = far_problem(trial, map, dimension);
+    struct trial far = {.problem = backward};
+    struct attn_problem forward[2] = {trial_forward(trial), trial_forward(&far)};
+    struct executor executor;
+    executor_init(&executor, tested_family(), 1);
+    cr_expect(executor_solve(&executor, ATTN_FORWARD, &forward[0], 1, 0) == 0);
+    cr_expect(executor_solve(&executor, ATTN_FORWARD, &forward[1], 1, 0) == 0);
+    cr_expect(executor_solve(&executor, ATTN_BACKWARD, &backward, 1, 0) == 0);
+    expect_same_values(name, &trial->problem, &backward);
+    executor_finish(&executor);
+    madvise(map, far_bytes, MADV_DONTNEED);
+}
+
+static struct trial_spec far_spec(void)
+{
     struct trial_spec spec = usual_spec(ATTN_BF16);
     spec.batch = 3;
     spec.heads_kv = 3;
@@ -331,21 +341,37 @@ Test(kernels_edges, strides_beyond_31_bits)
     spec.dlse = false;
     spec.bias = true;
     spec.dbias = true;
+    return spec;
+}
+
+Test(kernels_edges, strides_beyond_31_bits)
+{
+    static const char *const names[] = {"batches", "rows", "heads"};
+    char *map = mmap(NULL, far_bytes, PROT_READ | PROT_WRITE,
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (map == MAP_FAILED) {
+        cr_skip_test("no two terabytes of addresses here");
+    }
     for (int dimension = 0; dimension < 3; dimension++) {
+        struct trial_spec spec = far_spec();
         struct trial trial;
         trial_init(&trial, &spec);
         solve(names[dimension], &trial, 1);
-        struct attn_problem backward = far_problem(&trial, map, dimension);
-        struct trial far = {.problem = backward};
-        struct attn_problem forward = trial_forward(&far);
-        struct executor executor;
-        executor_init(&executor, tested_family(), 1);
-        cr_expect(executor_solve(&executor, ATTN_FORWARD, &forward, 1, 0) == 0);
-        cr_expect(executor_solve(&executor, ATTN_BACKWARD, &backward, 1, 0) == 0);
-        expect_same_values(names[dimension], &trial.problem, &backward);
-        executor_finish(&executor);
+        solve_far(names[dimension], &trial, map, dimension);
         trial_finish(&trial);
-        madvise(map, far_bytes, MADV_DONTNEED);
+    }
+    for (uint64_t seed = 1; seed <= 3; seed++) {
+        struct trial_spec spec = far_spec();
+        struct trial trial;
+        spec.seed = seed;
+        spec.varlen_q = true;
+        spec.varlen_k = seed != 2;
+        spec.seqlen_q = 60; /* all of them lie one behind the other */
+        spec.seqlen_k = 70;
+        trial_init(&trial, &spec);
+        solve("packed rows", &trial, 1);
+        solve_far("packed rows", &trial, map, 1);
+        trial_finish(&trial);
     }
     munmap(map, far_bytes);
 }

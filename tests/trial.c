@@ -88,7 +88,8 @@ static struct attn_view dense_view(const struct tensor *t)
         .column_stride = 1};
 }
 
-static struct attn_view view_of(const struct tensor *t, enum trial_layout layout)
+static struct attn_view view_of(
+    const struct tensor *t, const struct trial_spec *spec, enum trial_layout layout)
 {
     struct attn_view view = dense_view(t);
     switch (layout) {
@@ -101,9 +102,9 @@ static struct attn_view view_of(const struct tensor *t, enum trial_layout layout
         view.row_stride = t->batch * view.batch_stride;
         break;
     case TRIAL_PADDED:
-        view.head_stride = t->columns + 3;
-        view.row_stride = t->heads * view.head_stride + 5;
-        view.batch_stride = t->rows * view.row_stride + 7;
+        view.head_stride = t->columns + (spec->aligned ? 8 : 3);
+        view.row_stride = t->heads * view.head_stride + (spec->aligned ? 16 : 5);
+        view.batch_stride = t->rows * view.row_stride + (spec->aligned ? 24 : 7);
         break;
     case TRIAL_REVERSED:
         view.row_stride = -view.row_stride;
@@ -183,7 +184,7 @@ static void place(struct trial *trial, const struct trial_spec *spec, enum tenso
 {
     struct trial_storage *storage = &trial->storage[id];
     struct tensor tensor = tensor_to_be(trial, spec, id);
-    struct attn_view view = view_of(&tensor, spec->layout[id]);
+    struct attn_view view = view_of(&tensor, spec, spec->layout[id]);
     adjust_view(&trial->problem, spec, id, &view);
     int64_t low = 0;
     int64_t high = 1;

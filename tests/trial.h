@@ -22,7 +22,7 @@ enum trial_layout {
     TRIAL_COMPACT,        /* (batch, row, head, column) */
     TRIAL_HEAD_MAJOR,     /* (batch, head, row, column) */
     TRIAL_SEQUENCE_MAJOR, /* (row, batch, head, column) */
-    TRIAL_PADDED,         /* odd gaps after heads, rows and batches */
+    TRIAL_PADDED,         /* gaps after heads, rows and batches: odd, or of 8 elements if aligned */
     TRIAL_OUTPUT_LAYOUTS,
     TRIAL_REVERSED = TRIAL_OUTPUT_LAYOUTS, /* inputs only: negative row and head strides */
     TRIAL_SHARED_ROWS,                     /* inputs only: row stride 0 */

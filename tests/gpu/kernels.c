@@ -29,6 +29,7 @@ static const struct part parts[] = {
 struct choice {
     const char *family;
     unsigned repeats;
+    uint64_t only;
     bool part[PARTS];
     bool some; /* parts were named */
 };
@@ -38,8 +39,18 @@ void kernels_count(struct kernels *kernels, bool good, const char *what)
     kernels->checked++;
     if (!good) {
         kernels->failed++;
-        (void)printf("  FAILED: %s\n", what);
+        (void)printf(
+            "  FAILED: %s\n  again: gpu_tests kernels --family %s --repeats %u --case %" PRIu64
+            " %s\n",
+            what, attn_family_name(kernels->family), kernels->repeats, kernels->number,
+            kernels->part);
     }
+}
+
+bool kernels_begin(struct kernels *kernels)
+{
+    kernels->number++;
+    return kernels->only == 0 || kernels->only == kernels->number;
 }
 
 static error_t on_option(int key, char *text, struct argp_state *state)
@@ -51,6 +62,9 @@ static error_t on_option(int key, char *text, struct argp_state *state)
         return 0;
     case 'r':
         choice->repeats = (unsigned)strtoul(text, NULL, 10);
+        return 0;
+    case 'c':
+        choice->only = strtoull(text, NULL, 10);
         return 0;
     case ARGP_KEY_ARG:
         for (size_t i = 0; i < PARTS; i++) {
@@ -72,6 +86,7 @@ static struct choice parse(int argc, char **argv)
     static const struct argp_option list[] = {
         {"family", 'f', "NAME", 0, "Kernel family (sm80)", 0},
         {"repeats", 'r', "N", 0, "Of what looks for races (1000)", 0},
+        {"case", 'c', "N", 0, "This case of each part alone, from 1 on", 0},
         {0},
     };
     const struct argp argp = {list, on_option, "[edges] [logits] [far] [groups] [repeats]",
@@ -83,8 +98,10 @@ static struct choice parse(int argc, char **argv)
 
 static void run_part(const struct part *part, const struct choice *choice, struct kernels *all)
 {
-    struct kernels kernels = {
-        .family = attn_family_find(choice->family), .repeats = choice->repeats};
+    struct kernels kernels = {.family = attn_family_find(choice->family),
+        .part = part->name,
+        .repeats = choice->repeats,
+        .only = choice->only};
     uint64_t begin = device_now_ns();
     part->run(&kernels);
     (void)printf("gpu_kernels: family=%s part=%s checked=%" PRIu64 " failed=%" PRIu64

@@ -12,11 +12,11 @@
 #define BEYOND ((INT64_C(1) << 31) + 64) /* elements */
 #define BETWEEN ((size_t)1 << 20)        /* bytes from one tensor to the next: more than a block */
 #define ROWS 80                          /* of queries; there are more keys */
-#define FAR_BYTES ((size_t)5 * ((size_t)1 << 31) /* lse and bias have 4 bytes an element */)
+#define FAR_BYTES ((size_t)5 * ((size_t)1 << 31)) /* lse and bias have 4 bytes an element */
 
-enum far { FAR_BATCH, FAR_ROW, FAR_HEAD, FAR_KINDS };
+enum far { FAR_BATCH, FAR_ROW, FAR_HEAD, FAR_PACKED_ROW, FAR_KINDS };
 
-static const char *const far_names[] = {"batch", "row", "head"};
+static const char *const far_names[] = {"batch", "row", "head", "packed row"};
 
 static const enum tensor_id results[] = {
     TENSOR_OUT, TENSOR_LSE, TENSOR_DQ, TENSOR_DK, TENSOR_DV, TENSOR_DBIAS};
@@ -35,7 +35,7 @@ static struct attn_view far_view(const struct tensor *tensor, enum far kind, uns
     view.data = data;
     if (kind == FAR_BATCH && tensor->batch > 1) {
         view.batch_stride = far_stride(tensor->batch);
-    } else if (kind == FAR_ROW && tensor->rows > 1) {
+    } else if ((kind == FAR_ROW || kind == FAR_PACKED_ROW) && tensor->rows > 1) {
         view.row_stride = far_stride(ROWS); /* alike, so that no two tensors meet */
     } else if (kind == FAR_HEAD && tensor->heads > 1) {
         view.head_stride = far_stride(tensor->heads);
@@ -79,10 +79,12 @@ static void launch(
     CU(cudaFree(workspace));
 }
 
-static void solve_far(
-    struct kernels *kernels, struct trial *trial, enum far kind, unsigned char *memory)
+/* Lengths are where the twin has them since the problem was solved near. */
+static void solve_far(struct kernels *kernels, const struct twin *twin, struct trial *trial,
+    enum far kind, unsigned char *memory)
 {
     struct attn_problem problem = trial->problem;
+    problem.lengths = twin_problem(twin, &trial->problem).lengths;
     CU(cudaMemset(memory, 0xff, FAR_BYTES));
     for (enum tensor_id id = 0; id < TENSOR_COUNT; id++) {
         struct tensor tensor = tensor_of(&trial->problem, id);
@@ -124,7 +126,26 @@ static struct trial_spec spec_of(int32_t head_dim, enum attn_dtype dtype)
     return spec;
 }
 
-static void compare(struct kernels *kernels, struct twin *twin, const struct trial_spec *spec,
+/* Sequences one behind another, of so many queries that the last is far and all have room. */
+static void pack(struct trial_spec *spec)
+{
+    spec->batch = 3;
+    spec->seqlen_q = ROWS / 2;
+    spec->seqlen_k = 50;
+    spec->varlen_q = true;
+    spec->varlen_k = true;
+    for (;; spec->seed++) {
+        struct trial trial;
+        trial_init(&trial, spec);
+        int64_t queries = trial.problem.lengths.total_q;
+        trial_finish(&trial);
+        if (queries > ROWS && queries < ROWS + 18) {
+            return;
+        }
+    }
+}
+
+static void compare(struct kernels *kernels, struct twin *twin, const struct trial_spec *usual,
     unsigned char *memory)
 {
     struct trial trial;
@@ -134,8 +155,15 @@ static void compare(struct kernels *kernels, struct twin *twin, const struct tri
     executor.twin = twin;
     for (enum far kind = 0; kind < FAR_KINDS; kind++) {
         char label[96];
+        struct trial_spec spec = *usual;
+        if (!kernels_begin(kernels)) {
+            continue;
+        }
+        if (kind == FAR_PACKED_ROW) {
+            pack(&spec);
+        }
         twin->arena.used = 0;
-        trial_init_in(&trial, spec, &twin->arena);
+        trial_init_in(&trial, &spec, &twin->arena);
         struct attn_problem forward = trial_forward(&trial);
         memcpy(near, twin->arena.bytes, twin->arena.used);
         CU(executor_solve(&executor, ATTN_FORWARD, &forward, 1, 0));
@@ -145,9 +173,9 @@ static void compare(struct kernels *kernels, struct twin *twin, const struct tri
             twin->arena.bytes[i] = near[i];
             near[i] = result;
         }
-        solve_far(kernels, &trial, kind, memory);
+        solve_far(kernels, twin, &trial, kind, memory);
         (void)snprintf(label, sizeof label, "a far %s, head dim %d, dtype %d", far_names[kind],
-            spec->head_dim_qk, (int)spec->dtype);
+            spec.head_dim_qk, (int)spec.dtype);
         kernels_count(kernels, memcmp(near, twin->arena.bytes, twin->arena.used) == 0, label);
         trial_finish(&trial);
     }

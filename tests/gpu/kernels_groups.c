@@ -66,11 +66,12 @@ static void solve_alone(
     }
 }
 
-/* All that may share a launch do. */
-static void solve_together(struct crowd *crowd, enum attn_direction direction,
+/* All that may share a launch do. Returns the size of the largest group. */
+static size_t solve_together(struct crowd *crowd, enum attn_direction direction,
     const struct attn_problem *problems, uint64_t tiles)
 {
     bool done[MEMBERS] = {false};
+    size_t largest = 0;
     for (size_t i = 0; i < crowd->count; i++) {
         struct attn_problem group[MEMBERS];
         size_t size = 0;
@@ -85,7 +86,9 @@ static void solve_together(struct crowd *crowd, enum attn_direction direction,
         if (size > 0) {
             solve(crowd, direction, group, size, tiles);
         }
+        largest = size > largest ? size : largest;
     }
+    return largest;
 }
 
 /* Leaves the arena as the problems alone left it. */
@@ -103,7 +106,8 @@ static void compare(struct crowd *crowd, enum attn_direction direction)
         (void)snprintf(label, sizeof label, "%s in a group differs, at most %d tiles a launch",
             what, (int)cuts[i]);
         memcpy(arena->bytes, crowd->inputs, arena->used);
-        solve_together(crowd, direction, problems, cuts[i]);
+        size_t largest = solve_together(crowd, direction, problems, cuts[i]);
+        kernels_count(crowd->kernels, largest > 1, "no two problems share a launch");
         kernels_count(
             crowd->kernels, memcmp(arena->bytes, crowd->by_itself, arena->used) == 0, label);
     }
@@ -121,6 +125,9 @@ void kernels_groups(struct kernels *kernels)
     executor_init(&crowd.executor, kernels->family, 1);
     crowd.executor.twin = crowd.twin;
     for (uint64_t seed = 1; seed <= ROUNDS; seed++) {
+        if (!kernels_begin(kernels)) {
+            continue;
+        }
         gather(&crowd, seed);
         compare(&crowd, ATTN_FORWARD);
         compare(&crowd, ATTN_BACKWARD);

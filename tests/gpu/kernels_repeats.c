@@ -1,4 +1,7 @@
-/* Races show as other bits: the same launch again and again while every multiprocessor is busy. */
+/*
+ * Races show as other bits: the same launch again and again while every multiprocessor is busy. Where dq
+ * is summed in any order, all other results are the same bits nevertheless, and dq is hardly another.
+ */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,18 +17,26 @@ struct shape {
     int64_t window_left;
     float softcap;
     uint32_t dropout_threshold;
+    bool bias; /* one for all batches and heads, with its gradient */
 };
 
-/* At least 60 batches of 16 heads: many more blocks than the device holds. */
+enum pass { PASS_FORWARD, PASS_DETERMINISTIC, PASS_ANY_ORDER, PASSES };
+
+static const char *const pass_names[] = {
+    "forward", "deterministic backward", "backward in any order"};
+
+/* Most are 60 batches of 16 heads and more: many more blocks than the device holds. */
 static const struct shape shapes[] = {
-    {"d64", {64, 512, 16, 64}, false, ATTN_UNBOUNDED, 0, 0},
-    {"d64 causal", {64, 512, 16, 64}, true, ATTN_UNBOUNDED, 0, 0},
-    {"d128 causal", {60, 500, 16, 128}, true, ATTN_UNBOUNDED, 0, 0},
-    {"d128 window, softcap, dropout", {60, 300, 16, 128}, true, 100, 20, 6554},
-    {"d32", {128, 200, 16, 32}, false, ATTN_UNBOUNDED, 0, 0},
-    {"d96", {60, 256, 16, 96}, false, ATTN_UNBOUNDED, 0, 0},
-    {"d192", {60, 200, 8, 192}, true, ATTN_UNBOUNDED, 0, 0},
-    {"d256 causal", {60, 256, 8, 256}, true, ATTN_UNBOUNDED, 0, 0},
+    {"d64", {64, 512, 16, 64}, false, ATTN_UNBOUNDED, 0, 0, false},
+    {"d64 causal", {64, 512, 16, 64}, true, ATTN_UNBOUNDED, 0, 0, false},
+    {"d128 causal", {60, 500, 16, 128}, true, ATTN_UNBOUNDED, 0, 0, false},
+    {"d128 window, softcap, dropout", {60, 300, 16, 128}, true, 100, 20, 6554, false},
+    {"d32", {128, 200, 16, 32}, false, ATTN_UNBOUNDED, 0, 0, false},
+    {"d96", {60, 256, 16, 96}, false, ATTN_UNBOUNDED, 0, 0, false},
+    {"d192", {60, 200, 8, 192}, true, ATTN_UNBOUNDED, 0, 0, false},
+    {"d256 causal", {60, 256, 8, 256}, true, ATTN_UNBOUNDED, 0, 0, false},
+    {"d64 bias", {16, 250, 8, 64}, false, ATTN_UNBOUNDED, 0, 0, true},
+    {"d128 bias causal", {16, 256, 8, 128}, true, ATTN_UNBOUNDED, 0, 0, true},
 };
 
 struct runner {
@@ -33,6 +44,7 @@ struct runner {
     struct set set;
     struct attn_problem problem;
     void *workspace;
+    size_t workspace_bytes;
     cudaStream_t stream;
 };
 
@@ -52,8 +64,19 @@ static struct attn_view view_of(const struct set *set, enum set_tensor tensor)
         .column_stride = 1};
 }
 
+/* A number for each query and key. Its gradient lies where the memory of lse has room for it. */
+static struct attn_view bias_view(void *data, const struct set_extents *e)
+{
+    return (struct attn_view){.data = data, .row_stride = e->seqlen, .column_stride = 1};
+}
+
+static uint16_t *dbias_data(const struct set *set)
+{
+    return set_data(set, SET_LSE) + 2 * set->shape[0] * set->shape[1] * set->shape[2];
+}
+
 static struct attn_problem problem_of(
-    const struct set *set, const struct shape *shape, enum attn_direction direction)
+    const struct set *set, const struct shape *shape, enum pass pass)
 {
     const struct set_extents *e = &shape->extents;
     struct attn_problem problem = {.dtype = ATTN_BF16,
@@ -69,16 +92,23 @@ static struct attn_problem problem_of(
         .window_left = shape->window_left,
         .window_right = shape->causal ? 0 : ATTN_UNBOUNDED,
         .alignment = ATTN_BOTTOM_RIGHT,
-        .deterministic = true,
+        .deterministic = pass == PASS_DETERMINISTIC,
         .dropout_threshold = shape->dropout_threshold,
         .dropout_seed = 5,
-        .bias_dtype = ATTN_FP32,
+        .bias_dtype = shape->bias ? ATTN_BF16 : ATTN_FP32,
+        .bias_broadcast = {true, true, false, false},
         .q = view_of(set, SET_Q),
         .k = view_of(set, SET_K),
         .v = view_of(set, SET_V),
         .out = view_of(set, SET_OUT),
         .lse = view_of(set, SET_LSE)};
-    if (direction == ATTN_BACKWARD) {
+    if (shape->bias) {
+        problem.bias = bias_view(set_data(set, SET_Q), e);
+    }
+    if (shape->bias && pass != PASS_FORWARD) {
+        problem.dbias = bias_view(dbias_data(set), e);
+    }
+    if (pass != PASS_FORWARD) {
         problem.dout = view_of(set, SET_DOUT);
         problem.dq = view_of(set, SET_DQ);
         problem.dk = view_of(set, SET_DK);
@@ -87,15 +117,21 @@ static struct attn_problem problem_of(
     return problem;
 }
 
-static void runner_init(struct runner *runner, const struct kernels *kernels,
-    const struct shape *shape, enum attn_direction direction)
+static enum attn_direction direction_of(enum pass pass)
+{
+    return pass == PASS_FORWARD ? ATTN_FORWARD : ATTN_BACKWARD;
+}
+
+static void runner_init(
+    struct runner *runner, const struct kernels *kernels, const struct shape *shape, enum pass pass)
 {
     *runner = (struct runner){.family = kernels->family};
     CU(cudaStreamCreateWithFlags(&runner->stream, cudaStreamNonBlocking));
     set_alloc(&runner->set, &shape->extents);
-    runner->problem = problem_of(&runner->set, shape, direction);
-    CU(cudaMalloc(
-        &runner->workspace, attn_workspace_bytes(runner->family, direction, &runner->problem)));
+    runner->problem = problem_of(&runner->set, shape, pass);
+    runner->workspace_bytes =
+        attn_workspace_bytes(runner->family, direction_of(pass), &runner->problem);
+    CU(cudaMalloc(&runner->workspace, runner->workspace_bytes));
     set_fill(&runner->set, runner->stream, 1);
 }
 
@@ -122,81 +158,95 @@ static void launch_forward_once(struct runner *runner)
 {
     void *workspace = NULL;
     struct attn_problem forward = runner->problem;
-    forward.dout = forward.dq = forward.dk = forward.dv = (struct attn_view){0};
+    forward.dout = forward.dq = forward.dk = forward.dv = forward.dbias = (struct attn_view){0};
     CU(cudaMalloc(&workspace, attn_workspace_bytes(runner->family, ATTN_FORWARD, &forward)));
     launch(runner, ATTN_FORWARD, &forward, workspace);
     CU(cudaStreamSynchronize(runner->stream));
     CU(cudaFree(workspace));
 }
 
-static uint64_t differences(const struct set *set, const struct set *first, bool backward)
+/* Words of results that must not be others. lse, of which backward writes nothing, has dbias behind it. */
+static uint64_t differences(const struct set *set, const struct set *first, enum pass pass)
 {
-    if (!backward) {
-        return work_differences(set_data(set, SET_OUT), set_data(first, SET_OUT), set->pitch) +
-               work_differences(set_data(set, SET_LSE), set_data(first, SET_LSE), set->pitch);
-    }
-    return work_differences(set_data(set, SET_DQ), set_data(first, SET_DQ), 3 * set->pitch);
+    enum set_tensor begin = pass == PASS_FORWARD         ? SET_OUT
+                            : pass == PASS_DETERMINISTIC ? SET_DQ
+                                                         : SET_DK;
+    size_t tensors = pass == PASS_FORWARD ? 1 : pass == PASS_DETERMINISTIC ? 3 : 2;
+    return work_differences(set_data(set, begin), set_data(first, begin), tensors * set->pitch) +
+           work_differences(set_data(set, SET_LSE), set_data(first, SET_LSE), set->pitch);
 }
 
-/* No NaN and not all zero. */
-static bool is_plausible(const struct set *set, enum set_tensor tensor, const void *zeros)
+/* Infinite if one is NaN. */
+static float largest_of(const struct set *set, enum set_tensor tensor, const struct set *zeros)
 {
-    float largest = work_distance(set_data(set, tensor), zeros, set->count);
-    return largest > 0 && isfinite(largest);
+    return work_distance(set_data(set, tensor), set_data(zeros, SET_DV), set->count);
 }
 
-/* Runs it first, and notes what came out. */
-static bool run_first(struct runner *runner, struct set *first, const struct shape *shape,
-    enum attn_direction direction)
+/* Runs it first, and notes what came out. Returns the largest result: it is plausible if finite. */
+static float run_first(
+    struct runner *runner, struct set *first, const struct shape *shape, enum pass pass)
 {
-    bool backward = direction == ATTN_BACKWARD;
-    if (backward) {
+    if (pass != PASS_FORWARD) {
         launch_forward_once(runner);
     }
-    launch(runner, direction, &runner->problem, runner->workspace);
+    launch(runner, direction_of(pass), &runner->problem, runner->workspace);
     CU(cudaStreamSynchronize(runner->stream));
     set_alloc(first, &shape->extents);
     CU(cudaMemset(first->memory, 0, set_bytes(&shape->extents)));
-    bool plausible =
-        is_plausible(&runner->set, backward ? SET_DQ : SET_OUT, set_data(first, SET_DV));
+    float largest = largest_of(&runner->set, pass == PASS_FORWARD ? SET_OUT : SET_DQ, first);
     CU(cudaMemcpy(
         first->memory, runner->set.memory, set_bytes(&shape->extents), cudaMemcpyDeviceToDevice));
-    return plausible;
+    return largest;
 }
 
-static void poison_results(struct runner *runner, bool backward)
+/* Nothing that a launch before has left may help the next one. */
+static void poison_results(struct runner *runner, const struct shape *shape, enum pass pass)
 {
     const struct set *set = &runner->set;
-    if (backward) {
-        work_poison(runner->stream, set_data(set, SET_DQ), 3 * set->pitch);
-    } else {
+    if (pass == PASS_FORWARD) {
         work_poison(runner->stream, set_data(set, SET_OUT), set->pitch);
         work_poison(runner->stream, set_data(set, SET_LSE), set->pitch);
+    } else {
+        work_poison(runner->stream, set_data(set, SET_DQ), 3 * set->pitch);
     }
+    if (runner->problem.dbias.data != NULL) {
+        size_t bytes = (size_t)(shape->extents.seqlen * shape->extents.seqlen) * sizeof(uint16_t);
+        work_poison(runner->stream, dbias_data(set), bytes);
+    }
+    work_poison(runner->stream, runner->workspace, runner->workspace_bytes);
 }
 
 /* `noise` is another problem on another stream, so that blocks meet others in every launch. */
-static void repeat(struct kernels *kernels, struct runner *noise, const struct shape *shape,
-    enum attn_direction direction)
+static void repeat(
+    struct kernels *kernels, struct runner *noise, const struct shape *shape, enum pass pass)
 {
-    bool backward = direction == ATTN_BACKWARD;
     struct runner runner;
     struct set first;
-    char label[96];
+    char label[128];
     uint64_t different = 0;
-    runner_init(&runner, kernels, shape, direction);
-    bool plausible = run_first(&runner, &first, shape, direction);
-    for (unsigned i = 0; i < kernels->repeats; i++) {
-        poison_results(&runner, backward);
-        launch(noise, ATTN_FORWARD, &noise->problem, noise->workspace);
-        launch(&runner, direction, &runner.problem, runner.workspace);
-        CU(cudaStreamSynchronize(runner.stream));
-        different += differences(&runner.set, &first, backward);
+    float apart = 0;
+    if (!kernels_begin(kernels)) {
+        return;
     }
-    (void)snprintf(label, sizeof label, "%s %s, %u times: %llu words differ", shape->name,
-        backward ? "deterministic backward" : "forward", kernels->repeats,
-        (unsigned long long)different);
-    kernels_count(kernels, plausible && different == 0, label);
+    runner_init(&runner, kernels, shape, pass);
+    float largest = run_first(&runner, &first, shape, pass);
+    for (unsigned i = 0; i < kernels->repeats; i++) {
+        poison_results(&runner, shape, pass);
+        launch(noise, ATTN_FORWARD, &noise->problem, noise->workspace);
+        launch(&runner, direction_of(pass), &runner.problem, runner.workspace);
+        CU(cudaStreamSynchronize(runner.stream));
+        different += differences(&runner.set, &first, pass);
+        if (pass == PASS_ANY_ORDER) {
+            apart = fmaxf(apart, work_distance(set_data(&runner.set, SET_DQ),
+                                     set_data(&first, SET_DQ), runner.set.count));
+        }
+    }
+    /* Sums in fp32, of which rounding to bf16 makes one step at most. */
+    bool close = apart <= largest * 0x1p-7F;
+    (void)snprintf(label, sizeof label, "%s %s, %u times: %llu words differ, dq of %g by %g",
+        shape->name, pass_names[pass], kernels->repeats, (unsigned long long)different,
+        (double)largest, (double)apart);
+    kernels_count(kernels, largest > 0 && isfinite(largest) && different == 0 && close, label);
     set_free(&first);
     runner_finish(&runner);
 }
@@ -204,10 +254,11 @@ static void repeat(struct kernels *kernels, struct runner *noise, const struct s
 void kernels_repeats(struct kernels *kernels)
 {
     struct runner noise;
-    runner_init(&noise, kernels, &shapes[0], ATTN_FORWARD);
+    runner_init(&noise, kernels, &shapes[0], PASS_FORWARD);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        repeat(kernels, &noise, &shapes[i], ATTN_FORWARD);
-        repeat(kernels, &noise, &shapes[i], ATTN_BACKWARD);
+        for (enum pass pass = PASS_FORWARD; pass < PASSES; pass++) {
+            repeat(kernels, &noise, &shapes[i], pass);
+        }
     }
     runner_finish(&noise);
 }
