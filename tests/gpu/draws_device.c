@@ -24,6 +24,8 @@ struct slot {
 };
 
 struct totals {
+    const char *address; /* of the daemon */
+    uint64_t seed;
     uint64_t cases;
     uint64_t skipped;
     uint64_t failed;
@@ -82,6 +84,8 @@ static void end(struct attnd *client, struct slot *slot, struct totals *totals, 
         (void)printf("case %" PRIu64 " %s, ratio %.3f\n", slot->number,
             verdict->failed ? "FAILED" : "passed", verdict->ratio);
         draw_describe(&slot->draw);
+        (void)printf("  again: gpu_tests draws %s %" PRIu64 " 1 %" PRIu64 "\n", totals->address,
+            totals->seed, slot->number);
     }
     totals->cases++;
     totals->skipped += slot->skipped ? 1 : 0;
@@ -102,8 +106,8 @@ static struct attnd *open_client(const char *address)
     return client;
 }
 
-static void run(struct attnd *client, uint64_t seed, uint64_t first, uint64_t last, bool describe,
-    struct totals *totals)
+static void run(
+    struct attnd *client, uint64_t first, uint64_t last, bool describe, struct totals *totals)
 {
     static struct slot slots[SLOTS];
     for (size_t i = 0; i < SLOTS; i++) {
@@ -113,7 +117,7 @@ static void run(struct attnd *client, uint64_t seed, uint64_t first, uint64_t la
     for (; first < last; first += SLOTS) {
         uint64_t count = last - first < SLOTS ? last - first : SLOTS;
         for (uint64_t i = 0; i < count; i++) {
-            start(client, &slots[i], seed, first + i);
+            start(client, &slots[i], totals->seed, first + i);
         }
         for (uint64_t i = 0; i < count; i++) {
             end(client, &slots[i], totals, describe);
@@ -126,20 +130,19 @@ static void run(struct attnd *client, uint64_t seed, uint64_t first, uint64_t la
 
 int draws_main(int argc, char **argv)
 {
-    struct totals totals = {0};
     if (argc < 4 || argc > 5) {
         (void)fprintf(stderr, "usage: gpu_tests draws ADDRESS SEED COUNT [CASE]\n");
         return 2;
     }
-    uint64_t seed = strtoull(argv[2], NULL, 10);
+    struct totals totals = {.address = argv[1], .seed = strtoull(argv[2], NULL, 10)};
     uint64_t first = argc == 5 ? strtoull(argv[4], NULL, 10) : 0;
     uint64_t last = argc == 5 ? first + 1 : strtoull(argv[3], NULL, 10);
     device_require("gpu_draws");
     struct attnd *client = open_client(argv[1]);
-    run(client, seed, first, last, argc == 5, &totals);
+    run(client, first, last, argc == 5, &totals);
     attnd_close(client);
     (void)printf("gpu_draws: seed=%" PRIu64 " cases=%" PRIu64 " skipped=%" PRIu64 " failed=%" PRIu64
                  " worst_ratio=%.3f\n",
-        seed, totals.cases, totals.skipped, totals.failed, totals.worst);
+        totals.seed, totals.cases, totals.skipped, totals.failed, totals.worst);
     return totals.failed == 0 && totals.cases > totals.skipped ? 0 : 1;
 }

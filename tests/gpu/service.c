@@ -3,6 +3,7 @@
  */
 #include "service.h"
 
+#include <inttypes.h>
 #include <libgen.h>
 #include <limits.h>
 #include <signal.h>
@@ -90,6 +91,16 @@ void service_say(struct process *process)
     service_line(process, line, sizeof line);
 }
 
+void service_goes_on(struct process *process, uint64_t since_ns)
+{
+    uint64_t begun = 0;
+    while (begun < since_ns) {
+        char line[256];
+        service_line(process, line, sizeof line);
+        CHECK(sscanf(line, "done %" SCNu64, &begun) == 1);
+    }
+}
+
 void service_succeed(struct process *process, const char *who)
 {
     int status = process_wait(process, LIFE_MS);
@@ -125,7 +136,7 @@ static void become(const struct service_test *test)
 }
 
 /* 0: it passed; SKIPPED; else it failed. This process has touched no GPU, so that the child may. */
-static int run_test(const struct service_test *test)
+static int run_test(const struct service_test *test, bool mps)
 {
     uint64_t begin = device_now_ns();
     int status = 0;
@@ -144,6 +155,9 @@ static int run_test(const struct service_test *test)
     if (WIFSIGNALED(status)) {
         (void)printf("  ended by signal %d%s\n", WTERMSIG(status),
             WTERMSIG(status) == SIGALRM ? ": it took too long" : "");
+    }
+    if (result != 0 && result != SKIPPED) {
+        (void)printf("  again: gpu_tests service %s%s\n", mps ? "--mps " : "", test->name);
     }
     return result;
 }
@@ -188,7 +202,7 @@ int service_main(int argc, char **argv)
             if (!is_chosen(test, argc - first, argv + first)) {
                 continue;
             }
-            int result = mps && test->alone ? SKIPPED : run_test(test);
+            int result = mps && test->alone ? SKIPPED : run_test(test, mps);
             tests += result != SKIPPED;
             skipped += result == SKIPPED;
             failed += result != 0 && result != SKIPPED;

@@ -47,4 +47,7 @@ struct process service_trainer(
     const struct daemon *daemon, const char *mode, uint64_t seed, uint64_t count);
 void service_line(struct process *process, char *line, size_t capacity);
 void service_say(struct process *process); /* a line, whatever it is */
+
+/* Waits until the process says that something is done that it began at that time or later. */
+void service_goes_on(struct process *process, uint64_t since_ns);
 void service_succeed(struct process *process, const char *who);

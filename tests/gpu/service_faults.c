@@ -82,10 +82,9 @@ static void trainers_are_killed_inside_kernels(void)
         process_kill(&victims[0]);
         process_kill(&victims[1]);
         expect_cleanup(observer, OTHERS + 1, before - SLACK, begin, 3);
+        uint64_t since = device_now_ns();
         for (size_t i = 0; i < OTHERS; i++) {
-            for (int line = 0; line < 3; line++) {
-                service_say(&others[i]);
-            }
+            service_goes_on(&others[i], since);
         }
     }
     for (size_t i = 0; i < OTHERS; i++) {
@@ -109,8 +108,7 @@ static void stopped_trainer_holds_up_nobody(void)
     service_succeed(&others[0], "another trainer");
     service_succeed(&others[1], "another trainer");
     CHECK(kill(stopped.pid, SIGCONT) == 0);
-    device_sleep_ms(500);
-    CHECK(waitpid(stopped.pid, NULL, WNOHANG) == 0); /* it works on */
+    service_goes_on(&stopped, device_now_ns());
     process_kill(&stopped);
     service_stop(&daemon);
 }
@@ -149,9 +147,7 @@ static void trainer_loses_its_context(void)
         service_line(&faulty, line, sizeof line);
         (void)printf("  %s\n", line);
         service_succeed(&faulty, "the trainer that lost its context");
-        for (int j = 0; j < 3; j++) {
-            service_say(&other);
-        }
+        service_goes_on(&other, device_now_ns());
     }
     process_kill(&other);
     service_stop(&daemon);
@@ -174,12 +170,17 @@ static void daemon_is_killed(void)
     CHECK(WIFSIGNALED(daemon_end(&daemon, SIGKILL)));
     for (size_t i = 0; i < TRAINERS; i++) {
         int status = 0;
+        int waited = 0;
         int later = 0;
+        int sentence = 0;
         service_line(&trainers[i], line, sizeof line);
-        CHECK(sscanf(line, "status %d later %d", &status, &later) == 2);
+        CHECK(sscanf(line, "status %d waited %d later %d %n", &status, &waited, &later,
+                  &sentence) == 3);
         (void)printf("  after %.2f s: %s\n", seconds_since(begin), line);
         CHECK(status == ATTND_DISCONNECTED || status == ATTND_LANE_POISONED);
+        CHECK(waited != ATTND_TIMED_OUT && waited != ATTND_INVALID_ARGUMENT);
         CHECK(later == ATTND_DISCONNECTED);
+        CHECK(strlen(line + sentence) > 20); /* that says what happened */
         CHECK(seconds_since(begin) < 10);
     }
     for (size_t i = 0; i < TRAINERS; i++) {

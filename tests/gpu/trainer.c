@@ -106,14 +106,41 @@ static void run_try(struct trainer *trainer)
     set_free(&set);
 }
 
+/* Something is done that was begun then: lines wait in a pipe for longer than what they are about. */
+static void say_done(uint64_t begun_ns)
+{
+    (void)printf("done %" PRIu64 "\n", begun_ns);
+    (void)fflush(stdout);
+}
+
 static void run_endless(struct trainer *trainer)
 {
     struct set set;
     set_alloc(&set, &usual);
     for (;; trainer->seed++) {
+        uint64_t begun = device_now_ns();
         check_chain(trainer, &set, CHAIN_CALLS, true);
-        say("checked");
+        say_done(begun);
     }
+}
+
+/* Whether the chain in lockstep, in other memory, ends as it did under load. */
+static void check_loaded(const struct trainer *trainer, const struct chain *loaded)
+{
+    struct set set;
+    struct chain slow = *loaded;
+    set_alloc(&set, &usual);
+    slow.set = &set;
+    slow.lockstep = true;
+    require(trainer, chain_enqueue(&slow), "a call in lockstep");
+    CU(cudaStreamSynchronize(trainer->stream));
+    size_t bytes = 3 * set.pitch; /* q, k and v */
+    if (!chain_is_sound(&set) || work_differences(loaded->set->memory, set.memory, bytes) != 0) {
+        (void)fprintf(
+            stderr, "gpu_trainer %" PRIu32 ": the order of calls was broken\n", trainer->seed);
+        exit(1);
+    }
+    set_free(&set);
 }
 
 /* Calls for `count` milliseconds, as fast as they go; the line says how many. */
@@ -137,7 +164,7 @@ static void run_load(struct trainer *trainer)
     }
     CU(cudaStreamSynchronize(trainer->stream));
     double seconds = (double)(device_now_ns() - begin) / (double)SECOND;
-    check_chain(trainer, &set, CHAIN_CALLS, true);
+    check_loaded(trainer, &chain); /* the last of many that are alike */
     (void)printf("calls %" PRIu64 " seconds %.6f\n", calls, seconds);
 }
 
@@ -146,16 +173,16 @@ static void run_heavy(struct trainer *trainer)
 {
     struct set set;
     attnd_ticket tickets[HEAVY_PENDING] = {0};
+    uint64_t begun[HEAVY_PENDING] = {0};
     set_alloc(&set, &huge);
     set_fill(&set, trainer->stream, trainer->seed);
     for (uint64_t i = 0; trainer->count == 0 || i < trainer->count; i++) {
         attnd_ticket *ticket = &tickets[i % HEAVY_PENDING];
-        if (i == HEAVY_PENDING) {
-            say("running");
-        }
         if (i >= HEAVY_PENDING) {
             wait_for(trainer, *ticket);
+            say_done(begun[i % HEAVY_PENDING]);
         }
+        begun[i % HEAVY_PENDING] = device_now_ns();
         require(trainer, set_forward(&set, trainer->client, trainer->stream, ticket), "a call");
     }
 }
@@ -195,16 +222,23 @@ static void run_orphan(struct trainer *trainer)
         .seed = trainer->seed,
         .calls = CHAIN_CALLS,
         .backward = true};
+    attnd_ticket ticket = 0; /* of a call that was taken, one of the last 64 */
     enum attnd_status status = chain_enqueue(&chain);
+    require(trainer, set_forward(&set, trainer->client, trainer->stream, &ticket), "a call");
     say("running");
     while (status == ATTND_OK) {
-        status = chain_enqueue(&chain);
+        attnd_ticket next = 0;
+        status = set_forward(&set, trainer->client, trainer->stream, &next);
+        ticket = status == ATTND_OK ? next : ticket;
+        status = status == ATTND_OK ? chain_enqueue(&chain) : status;
     }
     char sentence[256];
     (void)snprintf(sentence, sizeof sentence, "%s", attnd_message());
     CU(cudaStreamSynchronize(trainer->stream));
+    enum attnd_status waited = attnd_wait(trainer->client, ticket, 20 * (int64_t)SECOND);
     enum attnd_status later = set_forward(&set, trainer->client, trainer->stream, NULL);
-    (void)printf("status %d later %d %s\n", (int)status, (int)later, sentence);
+    (void)printf(
+        "status %d waited %d later %d %s\n", (int)status, (int)waited, (int)later, sentence);
     (void)fflush(stdout);
     CU(cudaDeviceSynchronize());
     work_fill(trainer->stream, set_data(&set, SET_Q), set.count, 1); /* the device still works */
