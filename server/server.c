@@ -242,6 +242,19 @@ static void log_start(const struct server *server)
         server->backend->workspace_bytes);
 }
 
+/* Who may reach them is the directory's mode; who may pass them, the door's rules. */
+static bool open_sockets(struct server *server, const char **what)
+{
+    *what = server->home.rpc_path;
+    if (!transport_open(&server->transport, &server->loop, server->home.rpc_path, request_handle,
+            server->requests)) {
+        return false;
+    }
+    *what = server->home.gate_path;
+    return gate_open(
+        &server->gate, &server->loop, server->home.gate_path, &server->sessions, server->closer);
+}
+
 /* false: `what` could not be had; NULL: that has been said. */
 static bool start(struct server *server, const char **what)
 {
@@ -269,14 +282,10 @@ static bool start(struct server *server, const char **what)
     if (!start_engine(server)) {
         return false;
     }
-    *what = server->home.rpc_path;
-    if (!transport_open(&server->transport, &server->loop, server->home.rpc_path, request_handle,
-            server->requests)) {
-        return false;
-    }
-    *what = server->home.gate_path;
-    return gate_open(
-        &server->gate, &server->loop, server->home.gate_path, &server->sessions, server->closer);
+    mode_t mask = umask(0);
+    bool opened = open_sockets(server, what);
+    (void)umask(mask);
+    return opened;
 }
 
 static void run(struct server *server)
@@ -367,8 +376,8 @@ int server_run(const struct config *config)
     struct wire_error error;
 
     log_init((enum log_level)config->log_level);
-    /* Who may reach the sockets is the directory's mode; who may pass them, the door's rules. */
-    (void)umask(0);
+    /* The driver writes files of its own, and will load code from them. */
+    (void)umask(S_IWGRP | S_IRWXO);
     (void)signal(SIGPIPE, SIG_IGN);
     if (!home_open(&server.home, config->directory, &error)) {
         log_error("%s", error.detail);

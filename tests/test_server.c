@@ -338,6 +338,29 @@ static void read_line(const char *path, const char *name, const char *key, char 
     (void)fclose(stream);
 }
 
+/* Whom the directory lets through. */
+static bool is_open_to_all(const struct daemon *daemon, const char *name)
+{
+    char path[128];
+    struct stat status;
+    (void)snprintf(path, sizeof path, "%s/%s", daemon->directory, name);
+    return stat(path, &status) == 0 && (status.st_mode & 0777) == 0777;
+}
+
+/* The driver's cache of kernels, for instance. */
+Test(server, nobody_else_may_write_what_the_process_makes)
+{
+    struct daemon daemon;
+    char path[32];
+    char line[128];
+    cr_assert(daemon_start(&daemon, arguments));
+    (void)snprintf(path, sizeof path, "/proc/%d", (int)daemon.pid);
+    read_line(path, "status", "Umask:", line);
+    cr_expect_str_eq(line, "Umask:\t0027\n");
+    cr_expect(is_open_to_all(&daemon, "rpc.sock") && is_open_to_all(&daemon, "gate.sock"));
+    cr_assert(daemon_stop(&daemon));
+}
+
 /* What is blocked ends the process without the handler that waits for the device. libzmq's reaper closes
  * sockets and does nothing else. */
 Test(server, no_thread_blocks_its_own_faults)
