@@ -150,6 +150,30 @@ if [[ $(id -u) == 0 ]] && unshare --mount mount -t tmpfs none /run 2>/dev/null; 
     ctl=$built under=()
 fi
 
+# The limit of a cgroup around its own one, as a slice or a job has it.
+# shellcheck disable=SC2016 # the inner shell expands it
+in_cgroup() { # limit of the outer, of the inner
+    under=(unshare --mount bash -c '
+        mount -t tmpfs none /sys/fs/cgroup && mkdir -p /sys/fs/cgroup/job/step || exit 99
+        cd /sys/fs/cgroup && echo 0::/job/step >own
+        echo "$1" >job/memory.max && echo 1048576 >job/memory.current
+        echo "$2" >job/step/memory.max && echo 1048576 >job/step/memory.current
+        mount --bind own /proc/$$/cgroup || exit 99
+        shift 2 && exec "$@"' in_cgroup "$@")
+}
+in_cgroup max max
+if [[ $(id -u) == 0 ]] && "${under[@]}" true 2>/dev/null; then
+    start_daemon
+    in_cgroup 105906176 max
+    run 0 doctor --address "$work/run"
+    said '^warn +memory +100 MiB are left'
+    in_cgroup max 210763776
+    run 0 doctor --address "$work/run"
+    said '^warn +memory +200 MiB are left'
+    under=()
+    stop_daemon
+fi
+
 # A GPU that a fake driver makes up.
 export LD_LIBRARY_PATH=$fake${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 start_daemon

@@ -45,7 +45,7 @@ static uint64_t read_kilobytes(const char *path, const char *name)
 /* A file that holds one number, or "max". UINT64_MAX: none. */
 static uint64_t read_number(const char *directory, const char *name)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX + 32];
     uint64_t number = UINT64_MAX;
     (void)snprintf(path, sizeof path, "%s/%s", directory, name);
     FILE *file = fopen(path, "re");
@@ -59,27 +59,41 @@ static uint64_t read_number(const char *directory, const char *name)
     return number;
 }
 
-/* What this process's cgroup leaves. Where a container sees itself as the root, so is its cgroup. */
-static uint64_t cgroup_left(void)
+static uint64_t left_in(const char *directory)
 {
-    char line[PATH_MAX - 64] = "";
-    char directory[PATH_MAX] = "/sys/fs/cgroup";
-    FILE *file = fopen("/proc/self/cgroup", "re");
-    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
-        line[strcspn(line, "\n")] = '\0';
-        if (strncmp(line, "0::", 3) == 0) {
-            (void)snprintf(directory, sizeof directory, "/sys/fs/cgroup%s", line + 3);
-        }
-    }
-    if (file != NULL) {
-        (void)fclose(file);
-    }
     uint64_t most = read_number(directory, "memory.max");
     uint64_t used = read_number(directory, "memory.current");
     if (most == UINT64_MAX || used == UINT64_MAX) {
         return UINT64_MAX;
     }
     return most > used ? most - used : 0;
+}
+
+/* What this process's cgroup leaves and those around it, of which any may have the limit: a slice, a job.
+ * Where a container sees itself as the root, so is its cgroup. */
+static uint64_t cgroup_left(void)
+{
+    static const char ROOT[] = "/sys/fs/cgroup";
+    char line[PATH_MAX - 64] = "";
+    char directory[PATH_MAX];
+    (void)snprintf(directory, sizeof directory, "%s", ROOT);
+    FILE *file = fopen("/proc/self/cgroup", "re");
+    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
+        line[strcspn(line, "\n")] = '\0';
+        if (strncmp(line, "0::", 3) == 0) {
+            (void)snprintf(directory, sizeof directory, "%s%s", ROOT, line + 3);
+        }
+    }
+    if (file != NULL) {
+        (void)fclose(file);
+    }
+    uint64_t left = left_in(directory);
+    while (strlen(directory) > strlen(ROOT)) {
+        *strrchr(directory, '/') = '\0';
+        uint64_t around = left_in(directory);
+        left = around < left ? around : left;
+    }
+    return left;
 }
 
 static void find_unit_file(char path[PATH_MAX])
