@@ -10,6 +10,11 @@
 #define DRIVER_FUNCTIONS_OF 12000 /* the version whose signatures struct cuda_driver has */
 #define EXPORTER_PROBES 3
 
+/* Shared memory that a block may have on the GPU that the kernels are made for, and many take nearly all
+ * of it. GPUs of a larger number may have 99. */
+#define BLOCK_KIB 163
+#define BLOCK_SINCE 80 /* capability: those before it are too old, which is said elsewhere */
+
 static bool is_name(char c)
 {
     return isalnum((unsigned char)c) || c == '_';
@@ -139,9 +144,20 @@ static bool describe(struct cuda_device *device, struct wire_error *error)
     device->capability = 10 * properties.major + properties.minor;
     device->processors = properties.multiProcessorCount;
     device->memory_bytes = properties.totalGlobalMem;
+    device->block_bytes = properties.sharedMemPerBlockOptin;
     describe_driver(device);
     device->mps = find_mps(device->ordinal);
     return true;
+}
+
+static bool check_block(const struct cuda_device *device, struct wire_error *error)
+{
+    return device->capability < BLOCK_SINCE || device->block_bytes >= BLOCK_KIB * 1024 ||
+           wire_fail(error, WIRE_UNSUPPORTED,
+               "device: %.64s has %zu KiB of shared memory for a block, but the kernels need %d; "
+               "compute capabilities 8.0, 8.7, 9.0 and 10.x have that much, its %d.%d does not",
+               device->name, device->block_bytes / 1024, BLOCK_KIB, device->capability / 10,
+               device->capability % 10);
 }
 
 static bool find_function(const char *name, void *function, struct wire_error *error)
@@ -238,7 +254,7 @@ bool cuda_device_open(struct cuda_device *device, const char *name, struct wire_
             cudaInitDevice(
                 device->ordinal, cudaDeviceScheduleBlockingSync, cudaInitDeviceFlagsAreValid)) ||
         !cuda_device_use(device, error) || !describe(device, error) ||
-        !find_functions(&device->driver, error)) {
+        !check_block(device, error) || !find_functions(&device->driver, error)) {
         return false;
     }
     device->exporter_offset = find_exporter_offset();

@@ -42,6 +42,7 @@ struct cuda_device {
     int capability; /* 10 * major + minor */
     int processors; /* streaming multiprocessors */
     uint64_t memory_bytes;
+    size_t block_bytes; /* shared memory that a block may have */
     enum wire_mps mps;
     int exporter_offset; /* of the exporter's pid in a legacy IPC handle, or CUDA_EXPORTER_UNKNOWN */
     struct cuda_driver driver;

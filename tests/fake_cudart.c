@@ -31,6 +31,7 @@ void fake_cudart_init(int gpus)
     fake.lock = kept;
     fake.gpus = gpus;
     fake.exporter_times = 1;
+    fake.block_bytes = (size_t)163 << 10;
     fake_current = -1;
 }
 
@@ -58,6 +59,11 @@ void fake_cudart_repeat_exporter(int times)
 void fake_cudart_set_mps(bool on)
 {
     fake.mps = on;
+}
+
+void fake_cudart_set_block(size_t bytes)
+{
+    fake.block_bytes = bytes;
 }
 
 static struct fake_allocation *free_place(struct fake_allocation *table)
@@ -243,6 +249,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
     properties->minor = 6;
     properties->multiProcessorCount = 10;
     properties->totalGlobalMem = FAKE_MEMORY;
+    properties->sharedMemPerBlockOptin = fake.block_bytes;
     LEAVE(0);
 }
 

@@ -27,6 +27,7 @@ void fake_cudart_lose(int code);
 
 void fake_cudart_repeat_exporter(int times); /* how often handles hold the pid: 1, unless said */
 void fake_cudart_set_mps(bool on);
+void fake_cudart_set_block(size_t bytes); /* of shared memory; 163 KiB, unless said */
 
 /* An allocation of process `pid` on a GPU, and its handle. */
 void *fake_cudart_export(int gpu, size_t bytes, int pid, uint8_t handle[64]);

@@ -41,6 +41,7 @@ struct fake_cudart {
     int lost; /* what every call answers; 0: not lost */
     int exporter_times;
     bool mps;
+    size_t block_bytes;
     bool holds_streams;
     uint64_t exports;
     struct fake_allocation own[FAKE_PLACES];

@@ -118,6 +118,19 @@ static void prepares_and_tries_the_families_that_fit(void)
     refuses("0", WIRE_RESOURCE_EXHAUSTED, "cudaHostAlloc: out of memory");
 }
 
+/* As of compute capability 8.6, 8.9 and 12: the kernels would not start. */
+static void takes_no_device_whose_blocks_are_too_small(void)
+{
+    fake_kernels = (struct fake_kernels){.families = 2};
+    fake_cudart_init(1);
+    fake_cudart_set_block((size_t)99 << 10);
+    refuses("0", WIRE_UNSUPPORTED,
+        "device: Fake GPU 0 has 99 KiB of shared memory for a block, but the kernels need 163");
+    CHECK(fake_kernels.prepares == 0);
+    fake_cudart_set_block((size_t)163 << 10);
+    destroy(create_on("0"));
+}
+
 /* Whatever fails on the way, nothing is left behind. */
 static void cleans_up_after_every_failure(void)
 {
@@ -587,6 +600,7 @@ int main(void)
     log_init(LOG_LEVEL_ERROR);
     finds_the_device_by_index_and_uuid();
     prepares_and_tries_the_families_that_fit();
+    takes_no_device_whose_blocks_are_too_small();
     cleans_up_after_every_failure();
     opens_handles_of_their_senders_alone();
     believes_only_its_own_user_where_handles_say_nothing(0);
