@@ -218,30 +218,6 @@ static struct attnd *create(const struct attnd_open_options *options)
     return client;
 }
 
-static void copy_counters(struct attnd_counters *to, const struct wire_counters *from)
-{
-    *to = (struct attnd_counters){.requests = from->requests,
-        .failed = from->failed,
-        .groups = from->groups,
-        .group_members = from->group_members,
-        .regions = from->regions,
-        .region_bytes = from->region_bytes,
-        .plans = from->plans,
-        .in_flight = from->in_flight};
-}
-
-/* Only as much as the caller's struct has; what it has beyond ours is zero. */
-static void write_stats(struct attnd_stats *stats, const struct wire_stats *from)
-{
-    size_t size = stats->size;
-    struct attnd_stats known = {
-        .size = size, .clients = from->sessions, .uptime_ns = from->uptime_ns};
-    copy_counters(&known.client, &from->session);
-    copy_counters(&known.daemon, &from->daemon);
-    wire_copy_text(known.daemon_version, sizeof known.daemon_version, from->version);
-    memcpy(stats, &known, size < sizeof known ? size : sizeof known);
-}
-
 enum attnd_status client_check(const struct attnd *client)
 {
     if (!client) {
@@ -377,29 +353,4 @@ enum attnd_status attnd_lane_reset(struct attnd *client, void *stream)
         status = loss_check(&client->loss);
     }
     return status == ATTND_OK ? stream_reset(client, stream) : status;
-}
-
-enum attnd_status attnd_get_stats(struct attnd *client, struct attnd_stats *stats)
-{
-    struct wire_request request = {.kind = WIRE_GET_STATS};
-    struct wire_reply reply;
-    enum attnd_status status = client_check(client);
-    if (status != ATTND_OK) {
-        return status;
-    }
-    if (!stats || stats->size < sizeof stats->size) {
-        return error_set(
-            ATTND_INVALID_ARGUMENT, stats ? "stats->size is no struct's sizeof" : "stats is NULL");
-    }
-    status = rpc_call(&client->rpc, &request, &reply, client->timeout_ns);
-    if (status != ATTND_OK) {
-        return status;
-    }
-    if (reply.error.status != WIRE_OK || reply.kind != WIRE_REPLY_STATS) {
-        return reply.error.status != WIRE_OK
-                   ? error_of_wire(&reply.error)
-                   : error_set(ATTND_PROTOCOL_ERROR, "the daemon gave no statistics");
-    }
-    write_stats(stats, &reply.stats);
-    return ATTND_OK;
 }

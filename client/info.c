@@ -1,4 +1,4 @@
-/* What the daemon says of itself. */
+/* What the daemon says of itself, and what it counts. */
 #include "attnd.h"
 
 #include <string.h>
@@ -55,6 +55,30 @@ static void write_info(struct attnd_info *info, const struct wire_info *from)
     memcpy(info, &known, size < sizeof known ? size : sizeof known);
 }
 
+static void copy_counters(struct attnd_counters *to, const struct wire_counters *from)
+{
+    *to = (struct attnd_counters){.requests = from->requests,
+        .failed = from->failed,
+        .groups = from->groups,
+        .group_members = from->group_members,
+        .regions = from->regions,
+        .region_bytes = from->region_bytes,
+        .plans = from->plans,
+        .in_flight = from->in_flight};
+}
+
+/* Only as much as the caller's struct has; what it has beyond ours is zero. */
+static void write_stats(struct attnd_stats *stats, const struct wire_stats *from)
+{
+    size_t size = stats->size;
+    struct attnd_stats known = {
+        .size = size, .clients = from->sessions, .uptime_ns = from->uptime_ns};
+    copy_counters(&known.client, &from->session);
+    copy_counters(&known.daemon, &from->daemon);
+    wire_copy_text(known.daemon_version, sizeof known.daemon_version, from->version);
+    memcpy(stats, &known, size < sizeof known ? size : sizeof known);
+}
+
 enum attnd_status attnd_get_info(struct attnd *client, struct attnd_info *info)
 {
     struct wire_request request = {.kind = WIRE_GET_INFO};
@@ -82,5 +106,30 @@ enum attnd_status attnd_get_info(struct attnd *client, struct attnd_info *info)
                    : error_set(ATTND_PROTOCOL_ERROR, "the daemon said nothing of itself");
     }
     write_info(info, &reply.info);
+    return ATTND_OK;
+}
+
+enum attnd_status attnd_get_stats(struct attnd *client, struct attnd_stats *stats)
+{
+    struct wire_request request = {.kind = WIRE_GET_STATS};
+    struct wire_reply reply;
+    enum attnd_status status = client_check(client);
+    if (status != ATTND_OK) {
+        return status;
+    }
+    if (!stats || stats->size < sizeof stats->size) {
+        return error_set(
+            ATTND_INVALID_ARGUMENT, stats ? "stats->size is no struct's sizeof" : "stats is NULL");
+    }
+    status = rpc_call(&client->rpc, &request, &reply, client->timeout_ns);
+    if (status != ATTND_OK) {
+        return status;
+    }
+    if (reply.error.status != WIRE_OK || reply.kind != WIRE_REPLY_STATS) {
+        return reply.error.status != WIRE_OK
+                   ? error_of_wire(&reply.error)
+                   : error_set(ATTND_PROTOCOL_ERROR, "the daemon gave no statistics");
+    }
+    write_stats(stats, &reply.stats);
     return ATTND_OK;
 }
