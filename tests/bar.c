@@ -3,6 +3,9 @@
 #include <math.h>
 #include <stdlib.h>
 
+#define OTHERS \
+    4 /* of a deviation: no element of millions is farther off by chance times the factor */
+
 static double max_of(double a, double b)
 {
     return b > a ? b : a;
@@ -45,28 +48,50 @@ static double error_of(enum attn_dtype dtype, double ours, double exact)
     return fabs(ours - exact);
 }
 
+/* What holds for all elements: low's error, the grid's, and the most that noise may do. */
+struct common {
+    double low_error;
+    double grid;
+    double noise;
+};
+
+static struct common common_of(enum attn_dtype dtype, int64_t count, const double *exact,
+    const double *low, const double *noise)
+{
+    struct common common = {0};
+    for (int64_t i = 0; i < count; i++) {
+        if (isfinite(exact[i]) && isfinite(low[i])) {
+            common.low_error = max_of(common.low_error, fabs(low[i] - exact[i]));
+        }
+        if (isfinite(exact[i]) && isfinite(dtype_round(dtype, exact[i]))) {
+            common.grid = max_of(common.grid, grid_error(dtype, exact[i]));
+        }
+        common.noise = max_of(common.noise, noise[i]);
+    }
+    return common;
+}
+
+/* Noise elsewhere is an excuse for no more than OTHERS times an element's own. */
+static double limit_of(const struct common *common, double factor, double noise)
+{
+    double mine = noise * OTHERS < common->noise ? noise * OTHERS : common->noise;
+    return factor * max_of(common->low_error, mine) + 2 * common->grid;
+}
+
 struct bar bar_check(enum attn_dtype dtype, double factor, int64_t count, const double *ours,
     const double *exact, const double *low, const double *noise)
 {
-    struct bar bar = {.worst = -1};
-    double low_error = 0;
-    double grid = 0;
+    struct common common = common_of(dtype, count, exact, low, noise);
+    struct bar bar = {.worst = -1, .limit = limit_of(&common, factor, common.noise)};
     for (int64_t i = 0; i < count; i++) {
         double error = error_of(dtype, ours[i], exact[i]);
-        if (error > bar.error) {
-            bar.error = error;
-            bar.worst = i;
+        double limit = limit_of(&common, factor, noise[i]);
+        double ratio = error > 0 ? error / limit : 0;
+        ratio = isinf(error) || isnan(ratio) ? INFINITY : ratio;
+        if (ratio > bar.ratio) {
+            bar = (struct bar){.error = error, .limit = limit, .ratio = ratio, .worst = i};
         }
-        if (isfinite(exact[i]) && isfinite(low[i])) {
-            low_error = max_of(low_error, fabs(low[i] - exact[i]));
-        }
-        if (isfinite(exact[i]) && isfinite(dtype_round(dtype, exact[i]))) {
-            grid = max_of(grid, grid_error(dtype, exact[i]));
-        }
-        low_error = max_of(low_error, noise[i]);
     }
-    bar.limit = factor * low_error + 2 * grid;
-    bar.ratio = bar.error > 0 ? bar.error / bar.limit : 0;
     return bar;
 }
 

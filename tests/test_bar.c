@@ -63,3 +63,24 @@ Test(bar, one_bad_element_among_many_is_found)
     struct bar bad = bar_check(ATTN_FP16, 2, 100, ours, exact, low, noise);
     cr_expect(bad.ratio > 1 && bad.worst == 42);
 }
+
+/* The second of two elements may be far off: that is no excuse for the first. */
+Test(bar, noise_of_another_element_is_no_excuse)
+{
+    const double exact[] = {1, 1};
+    const double low[] = {1, 1};
+    const double noise[] = {0.01, 1000};
+    double ours[] = {1.05, 900};
+    cr_expect(bar_check(ATTN_FP32, 2, 2, ours, exact, low, noise).ratio <= 1);
+    ours[0] = 1.1;
+    struct bar bar = bar_check(ATTN_FP32, 2, 2, ours, exact, low, noise);
+    cr_expect(bar.ratio > 1 && bar.worst == 0, "ratio %g of number %d", bar.ratio, (int)bar.worst);
+}
+
+Test(bar, endless_noise_is_no_excuse_for_nan)
+{
+    const double exact = 1;
+    const double ours = NAN;
+    const double noise = INFINITY;
+    cr_expect(bar_check(ATTN_FP32, 2, 1, &ours, &exact, &exact, &noise).ratio > 1);
+}
