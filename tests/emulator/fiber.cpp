@@ -11,6 +11,7 @@
 namespace {
 const size_t page_bytes = 4096;
 const size_t stack_bytes = size_t{asan_present ? 512U : 128U} << 10;
+const size_t left_bytes = 8192; /* at most, by the functions that a fiber's end is in when it is left */
 
 size_t whole_pages(size_t bytes)
 {
@@ -121,7 +122,7 @@ void fiber_begin(struct fiber *fiber, void (*function)(void))
 {
     void **top = static_cast<void **>(static_cast<void *>(fiber->arguments));
 
-    asan_allow(fiber->stack, fiber->stack_bytes);
+    asan_allow(fiber->arguments - left_bytes, left_bytes);
     top[-1] = reinterpret_cast<void *>(fiber_exit);
     top[-2] = reinterpret_cast<void *>(fiber_enter);
     for (int i = 3; i <= 8; i++) {
