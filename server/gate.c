@@ -17,7 +17,7 @@
 #define BACKLOG 128
 #define CONNECTIONS_PER_TURN 16
 #define PACKETS_PER_TURN 8 /* of one connection; then others get their turn */
-#define MAX_CLOSINGS 64    /* descriptors of one user that are not yet closed */
+#define MAX_CLOSINGS 128   /* descriptors of one user that are not yet closed */
 #define SPARE_CONNECTIONS 64
 #define SPARE_CONNECTIONS_PER_UID 16 /* such as have no session and learn why */
 
@@ -333,11 +333,16 @@ static bool has_many_closings(const struct connection *connection)
            MAX_CLOSINGS;
 }
 
-/* As packet_receive(). Without room for them the system lets descriptors go by itself, and that waits
- * for nobody. */
+/* As packet_receive(). Who has too many is hung up on, so that a worker lets go of what is in the socket:
+ * taken without room for them, the kernel would do so on this thread. */
 static int receive(const struct connection *connection, struct packet *packet)
 {
-    return packet_receive(connection->fd, !has_many_closings(connection), packet);
+    if (has_many_closings(connection) && packet_has_descriptors(connection->fd)) {
+        log_debug("gate: pid=%d hung up on: too many of its user's descriptors are not yet closed",
+            (int)connection->peer.pid);
+        return -1;
+    }
+    return packet_receive(connection->fd, packet);
 }
 
 /* false: the connection is to be closed. */

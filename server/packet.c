@@ -24,7 +24,7 @@ static void take_descriptors(struct msghdr *message, struct packet *packet)
     }
 }
 
-int packet_receive(int fd, bool with_descriptors, struct packet *packet)
+int packet_receive(int fd, struct packet *packet)
 {
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(PACKET_MAX_DESCRIPTORS * sizeof(int))];
     struct iovec part = {packet->bytes, sizeof(packet->bytes)};
@@ -34,10 +34,6 @@ int packet_receive(int fd, bool with_descriptors, struct packet *packet)
         .msg_controllen = sizeof(control)};
     ssize_t size = 0;
 
-    if (!with_descriptors) {
-        message.msg_control = NULL;
-        message.msg_controllen = 0;
-    }
     do {
         size = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     } while (size < 0 && errno == EINTR);
@@ -52,13 +48,19 @@ int packet_receive(int fd, bool with_descriptors, struct packet *packet)
     return size == 0 && packet->descriptors == 0 ? -1 : 1;
 }
 
+bool packet_has_descriptors(int fd)
+{
+    struct msghdr message = {0};
+
+    return recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT) >= 0 &&
+           (message.msg_flags & MSG_CTRUNC) != 0;
+}
+
 bool packet_check(const struct packet *packet, unsigned wanted, struct wire_error *error)
 {
     if (packet->descriptors_cut) {
-        return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
-            "descriptors were lost: more than %d were sent, the daemon has none left, or too many "
-            "of yours wait to be closed",
-            PACKET_MAX_DESCRIPTORS);
+        return wire_fail(
+            error, WIRE_RESOURCE_EXHAUSTED, "descriptors were lost: the daemon has none left");
     }
     if (packet->descriptors != wanted) {
         return wire_fail(error, WIRE_INVALID_ARGUMENT,

@@ -12,7 +12,8 @@
 
 #include "wire.h"
 
-#define PACKET_MAX_DESCRIPTORS 4 /* taken out of one, to be closed if they are too many */
+/* The kernel's limit of one packet: all are taken, for what it has to drop it frees at once. */
+#define PACKET_MAX_DESCRIPTORS 253
 
 struct packet {
     uint8_t bytes[WIRE_MAX_MESSAGE_BYTES];
@@ -23,9 +24,11 @@ struct packet {
     int descriptor[PACKET_MAX_DESCRIPTORS];
 };
 
-/* 1: a packet; 0: none there; -1: the connection is over. Without descriptors those that come are
- * lost. */
-int packet_receive(int fd, bool with_descriptors, struct packet *packet);
+/* 1: a packet; 0: none there; -1: the connection is over. */
+int packet_receive(int fd, struct packet *packet);
+
+/* Whether there is a packet that comes with descriptors. Takes nothing. */
+bool packet_has_descriptors(int fd);
 
 /* Whether it came with as many descriptors as wanted. */
 bool packet_check(const struct packet *packet, unsigned wanted, struct wire_error *error);
