@@ -12,7 +12,7 @@
 
 /* Shared memory that a block may have on the GPU that the kernels are made for, and many take nearly all
  * of it. GPUs of a larger number may have 99. */
-#define BLOCK_KIB 163
+#define BLOCK_BYTES ((size_t)163 << 10)
 #define BLOCK_SINCE 80 /* capability: those before it are too old, which is said elsewhere */
 
 static bool is_name(char c)
@@ -152,12 +152,12 @@ static bool describe(struct cuda_device *device, struct wire_error *error)
 
 static bool check_block(const struct cuda_device *device, struct wire_error *error)
 {
-    return device->capability < BLOCK_SINCE || device->block_bytes >= BLOCK_KIB * 1024 ||
+    return device->capability < BLOCK_SINCE || device->block_bytes >= BLOCK_BYTES ||
            wire_fail(error, WIRE_UNSUPPORTED,
-               "device: %.64s has %zu KiB of shared memory for a block, but the kernels need %d; "
+               "device: %.64s has %zu KiB of shared memory for a block, but the kernels need %zu; "
                "compute capabilities 8.0, 8.7, 9.0 and 10.x have that much, its %d.%d does not",
-               device->name, device->block_bytes / 1024, BLOCK_KIB, device->capability / 10,
-               device->capability % 10);
+               device->name, device->block_bytes / 1024, BLOCK_BYTES / 1024,
+               device->capability / 10, device->capability % 10);
 }
 
 static bool find_function(const char *name, void *function, struct wire_error *error)
