@@ -12,7 +12,12 @@
  *
  * What it should not do shows as NaN: shared memory starts as NaN, and a copy turns its destination
  * into NaN at once but arrives only at the wait that needs it. Writes past the end of shared memory
- * are found at the end of the block, under AddressSanitizer on the spot, reads as well.
+ * are found at the end of the block, under AddressSanitizer on the spot, reads as well, and words that
+ * are read where no multiple of their size is. Variables that nobody has set are not 0 either.
+ *
+ * Numbers are as on a device: a product and the sum it is part of are rounded once where the compiler
+ * may do that, matrix units cut their sums after eight products. What it cannot see are races of blocks
+ * over global memory, and what threads of one warp say to each other without a barrier.
  *
  * Every launch has a seed that follows from the environment variable EMULATOR_SEED (1) or the seed
  * set here, and how many launches were before it. State belongs to the calling thread; any thread.

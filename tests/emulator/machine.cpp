@@ -26,6 +26,7 @@ struct copy {
 struct thread {
     struct fiber fiber;
     uint32_t number;
+    size_t argument_bytes;            /* of its argument that are not 0xff */
     enum machine_operation operation; /* that it waits for */
     struct machine_place place;
     struct machine_part *part;
@@ -290,6 +291,7 @@ size_t group_bytes(const struct device_group *group, uint32_t blocks)
     return offsetof(struct device_group, item) + items * sizeof group->item[0];
 }
 
+/* Nothing stays of launches before that had more items. */
 void prepare_threads(
     struct machine *m, uint32_t threads, const struct device_group *group, size_t bytes)
 {
@@ -301,7 +303,12 @@ void prepare_threads(
         memset(thread->fiber.arguments, 0xff, sizeof *group);
     }
     for (uint32_t i = 0; i < threads; i++) {
-        memcpy(m->threads[i].fiber.arguments, group, bytes);
+        struct thread *thread = &m->threads[i];
+        memcpy(thread->fiber.arguments, group, bytes);
+        if (thread->argument_bytes > bytes) {
+            memset(thread->fiber.arguments + bytes, 0xff, thread->argument_bytes - bytes);
+        }
+        thread->argument_bytes = bytes;
     }
     m->block_threads = threads;
 }

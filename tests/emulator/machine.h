@@ -34,7 +34,7 @@ struct machine_part {
     uint32_t parameter; /* shuffles: the same for all lanes; loads: the lane's shared address */
     uint32_t *words;    /* loads: 4 results; products: 4 words of a */
     uint32_t b[2];
-    float *sums; /* 4, in and out */
+    float *sums; /* products: 4, in and out */
 };
 
 uint32_t machine_thread(void);

@@ -24,6 +24,7 @@ typedef void (*kernel_function)(struct device_group group);
 struct data {
     alignas(16) uint16_t a[size][size];
     alignas(16) uint16_t b[size][size];
+    float one; /* which the compiler does not know */
     float out[size * size];
 };
 
@@ -102,7 +103,81 @@ __global__ void reverse(const __grid_constant__ struct device_group group)
     turn_around(&group, true);
 }
 
+/* Two copies under way, of which the older one is there with `pending` left. Every thread reads what
+ * another has copied. */
+template <int Pending>
+__device__ void copy_two(const struct device_group *group, bool second, bool barrier)
+{
+    struct data *data = data_of(group);
+    char *shared = ptx_shared_memory();
+    uint32_t at = ptx_shared_address(shared) + 16 * (ptx_thread() % 32);
+    const uint16_t *from = &data->a[ptx_thread() % 32 / 2][ptx_thread() % 2 * 8];
+
+    if (ptx_thread() < 32) {
+        ptx_copy_16(at, from, 16);
+    }
+    ptx_copy_commit();
+    if (ptx_thread() < 32) {
+        ptx_copy_16(at + 512, from, 16);
+    }
+    ptx_copy_commit();
+    ptx_copy_wait<Pending>();
+    if (barrier) {
+        ptx_barrier();
+    }
+    uint16_t number;
+    memcpy(&number, shared + (second ? 512 : 0) + 2 * (threads - 1 - ptx_thread()), sizeof number);
+    data->out[ptx_thread()] = ptx_float_of_fp16(number);
+    ptx_copy_wait<0>();
+}
+
+__global__ void older_copy(const __grid_constant__ struct device_group group)
+{
+    copy_two<1>(&group, false, true);
+}
+
+/* What follows from fp32 as devices have it: one rounding for a product and the sum it is part of. */
+__global__ void fuse(const __grid_constant__ struct device_group group)
+{
+    struct data *data = data_of(&group);
+    float x = 1 + 0x1p-12F * static_cast<float>(ptx_thread());
+
+    data->out[ptx_thread()] = x * x - data->one;
+}
+
+/* Items that a launch does not have are not those of the launch before it. */
+__global__ void other_items(const __grid_constant__ struct device_group group)
+{
+    bool is_nothing = group.item[1].workspace == reinterpret_cast<char *>(UINTPTR_MAX);
+
+    data_of(&group)->out[ptx_thread()] = is_nothing ? 1 : 0;
+}
+
 /* -- mistakes ------------------------------------------------------------------------------------- */
+
+__global__ void newer_copy(const __grid_constant__ struct device_group group)
+{
+    copy_two<1>(&group, true, true);
+}
+
+__global__ void copy_without_barrier(const __grid_constant__ struct device_group group)
+{
+    copy_two<0>(&group, false, false);
+}
+
+/* Reads what others have written the second time: as much more. */
+__global__ void overtaken(const __grid_constant__ struct device_group group)
+{
+    volatile float *shared = static_cast<float *>(static_cast<void *>(ptx_shared_memory()));
+    float sum = 0;
+
+    for (uint32_t round = 0; round < 2; round++) {
+        shared[ptx_thread()] = static_cast<float>(ptx_thread() * (round == 0 ? 1 : 100));
+        ptx_barrier();
+        sum = round == 0 ? shared[threads - 1 - ptx_thread()] : sum;
+    }
+    data_of(&group)->out[ptx_thread()] = sum;
+}
 
 __global__ void no_barrier(const __grid_constant__ struct device_group group)
 {
@@ -193,6 +268,24 @@ __global__ void different_shuffles(const __grid_constant__ struct device_group g
     data_of(&group)->out[ptx_thread()] = value;
 }
 
+/* Nobody has set the first sum; at the end it is 0, as fresh memory would be. */
+__global__ void unset_sum(const __grid_constant__ struct device_group group)
+{
+    volatile float sums[4];
+
+    sums[ptx_thread() % 4] = sums[ptx_thread() % 4] + 1;
+    data_of(&group)->out[ptx_thread()] = sums[ptx_thread() % 4];
+    sums[ptx_thread() % 4] = 0;
+}
+
+__global__ void crooked_word(const __grid_constant__ struct device_group group)
+{
+    const uint16_t *number = &data_of(&group)->a[0][1];
+    const void *word = number + 2 * ptx_thread();
+
+    data_of(&group)->out[ptx_thread()] = ptx_float_of_bits(*static_cast<const uint32_t *>(word));
+}
+
 __global__ void half_a_barrier(const __grid_constant__ struct device_group)
 {
     if (ptx_thread() < 32) {
@@ -206,6 +299,7 @@ struct data fresh_data()
 {
     struct data data;
 
+    data.one = 1;
     for (int i = 0; i < size * size; i++) {
         data.a[i / size][i % size] = fp16_of_float(static_cast<float>(i % 7) - 3);
         data.b[i / size][i % size] = fp16_of_float(static_cast<float>(i % 11) * 0.25F);
@@ -214,12 +308,21 @@ struct data fresh_data()
     return data;
 }
 
+__global__ void nothing(const __grid_constant__ struct device_group)
+{
+}
+
+/* After another launch, of two items. */
 struct data launch(kernel_function kernel, uint32_t blocks)
 {
     static struct device_group group;
     struct data data = fresh_data();
     void *arguments[] = {&group};
 
+    group.items = 2;
+    group.end[0] = 1;
+    group.end[1] = 2;
+    cudaLaunchKernel(reinterpret_cast<const void *>(nothing), 2, threads, arguments, 1024, nullptr);
     group.items = 1;
     group.end[0] = blocks;
     group.item[0].workspace = static_cast<char *>(static_cast<void *>(&data));
@@ -252,6 +355,25 @@ float sum_at(const struct data *, int i)
     return static_cast<float>((first + last) * (last - first + 1) / 2);
 }
 
+float fused_at(const struct data *, int i)
+{
+    float x = 1 + 0x1p-12F * static_cast<float>(i);
+
+    return fmaf(x, x, -1);
+}
+
+float other_number_at(const struct data *data, int i)
+{
+    int other = static_cast<int>(threads) - 1 - i;
+
+    return float_of_fp16(data->a[other / size][other % size]);
+}
+
+float one_at(const struct data *, int)
+{
+    return 1;
+}
+
 float reversed_at(const struct data *, int i)
 {
     return static_cast<float>(static_cast<int>(threads) - 1 - i);
@@ -273,6 +395,12 @@ const struct probe probes[] = {
     {"multiply", multiply, product_at, size *size},
     {"sum", sum, sum_at, 2 * threads},
     {"reverse", reverse, reversed_at, threads},
+    {"fuse", fuse, fused_at, threads},
+    {"other_items", other_items, one_at, threads},
+    {"older_copy", older_copy, other_number_at, threads},
+    {"newer_copy", newer_copy, other_number_at, threads},
+    {"copy_without_barrier", copy_without_barrier, other_number_at, threads},
+    {"overtaken", overtaken, reversed_at, threads},
     {"no_barrier", no_barrier, reversed_at, threads},
     {"no_wait", no_wait, number_at, threads},
     {"no_commit", no_commit, number_at, threads},
@@ -282,6 +410,8 @@ const struct probe probes[] = {
     {"crooked_load", crooked_load, nullptr, 0},
     {"divergent_shuffle", divergent_shuffle, nullptr, 0},
     {"different_shuffles", different_shuffles, nullptr, 0},
+    {"unset_sum", unset_sum, one_at, threads},
+    {"crooked_word", crooked_word, nullptr, 0},
     {"half_a_barrier", half_a_barrier, nullptr, 0},
 };
 

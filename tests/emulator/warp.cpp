@@ -1,3 +1,4 @@
+#include <math.h>
 #include <string.h>
 
 #include "machine.h"
@@ -72,17 +73,40 @@ void gather(
     }
 }
 
+float toward_zero(double x)
+{
+    float nearest = static_cast<float>(x);
+    bool beyond = isfinite(nearest) && fabs(static_cast<double>(nearest)) > fabs(x);
+
+    return beyond ? float_of_bits(bits_of_float(nearest) - 1) : nearest;
+}
+
+/* As matrix units do: exact products, eight of which are added to a sum before that is cut. */
+void multiply_eight(struct matrices *m, int row, int first)
+{
+    double sums[8];
+
+    for (int j = 0; j < 8; j++) {
+        sums[j] = static_cast<double>(m->d[row][j]);
+    }
+    for (int k = first; k < first + 8; k++) {
+        for (int j = 0; j < 8; j++) {
+            sums[j] += static_cast<double>(m->a[row][k]) * static_cast<double>(m->b[k][j]);
+        }
+    }
+    for (int j = 0; j < 8; j++) {
+        m->d[row][j] = toward_zero(sums[j]);
+    }
+}
+
 void multiply(enum machine_operation operation, struct machine_part *const parts[lanes])
 {
     struct matrices m;
 
     gather(operation, parts, &m);
     for (int i = 0; i < 16; i++) {
-        for (int k = 0; k < 16; k++) {
-            for (int j = 0; j < 8; j++) {
-                m.d[i][j] += m.a[i][k] * m.b[k][j];
-            }
-        }
+        multiply_eight(&m, i, 0);
+        multiply_eight(&m, i, 8);
     }
     for (int lane = 0; lane < lanes; lane++) {
         for (int half = 0; half < 2; half++) {
