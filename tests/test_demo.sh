@@ -3,12 +3,15 @@
 # something dies under it and when it is called wrongly.
 #
 #   tests/test_demo.sh FOLDER      the folder of attnd, attnd-trainer and attnd-demo
+#
+# $STEPS is how many steps of learning the good run has; with fewer than 25 losses need not have fallen.
 set -uo pipefail
 export LC_ALL=C
 
 bin=$(cd "$1" && pwd)
 demo=$bin/attnd-demo
 device=cpu # what it says of a GPU depends on the machine
+steps=${STEPS:-25}
 # Short: sockets lie below it. The demo makes its private directory here, and every process that it
 # starts has the path on its command line.
 export XDG_RUNTIME_DIR
@@ -87,27 +90,32 @@ wait_for_end() { # exit status wanted, after what
 last_line='^demo: trainers=2 failed=0 requests=[1-9][0-9]* groups=[1-9][0-9]* max_rel_error=[0-9.]+e-[0-9]+$'
 
 test_good_run() {
-    run 0 --trainers 2 --steps 25 --json "$out/json"
+    # 4 layers, forward and backward in each step, and two evaluations
+    local unlearned=$((steps < 25)) calls=$((8 * steps + 8))
+    run $unlearned --trainers 2 --steps "$steps" --json "$out/json"
     check 'the last line has its shape' grep -Eq "$last_line" <(tail -n 1 "$out/stdout")
     check 'there is one such line' test "$(grep -c '^demo:' "$out/stdout")" -eq 1
-    # 4 layers, forward and backward in 25 steps, and two evaluations
-    check 'every request was counted' grep -q ' requests=416 ' "$out/stdout"
-    check 'trainer 2 has a line in the table' grep -Eq '^ +2 +2.00e-03 .* 208 ' "$out/stdout"
+    check 'every request was counted' grep -q " requests=$((2 * calls)) " "$out/stdout"
+    check 'trainer 2 has a line in the table' grep -Eq "^ +2 +2.00e-03 .* $calls " "$out/stdout"
     check 'it is said where' grep -q 'computes their attention on the CPU$' "$out/stdout"
     check 'nothing is said on standard error' test ! -s "$out/stderr"
     check 'the JSON has both trainers' test "$(grep -c '"trainer": ' "$out/json")" -eq 2
-    check 'the JSON has the requests' grep -q '"requests": 416,' "$out/json"
+    check 'the JSON has the requests' grep -q "\"requests\": $((2 * calls))," "$out/json"
     if command -v python3 >/dev/null; then
         check 'the JSON is JSON' python3 -c '
 import json, sys
 run = json.load(open(sys.argv[1]))
-assert run["good"] and run["failed"] == 0 and run["checked"] * 50 >= run["requests"] == 416
+calls = int(sys.argv[2])
+learned = sys.argv[3] == "0"
+assert run["good"] == learned and run["failed"] == 0
+assert run["checked"] * 50 >= run["requests"] == 2 * calls
 for trainer in run["trainers"]:
-    assert trainer["calls"] == 208 and trainer["mean_group"] >= 1 and trainer["loss_fell"]
+    assert trainer["calls"] == calls and trainer["mean_group"] >= 1
+    assert trainer["loss_fell"] or not learned
     assert 0 < trainer["p50_us"] <= trainer["p99_us"]
-    assert 0 < trainer["last_loss"] < 0.75 * trainer["first_loss"] < 5
+    assert 0 < trainer["last_loss"] < (0.75 if learned else 1) * trainer["first_loss"] < 6
     assert 0 < trainer["max_rel_error"] < 1e-2 and trainer["past_bar"] == 0
-' "$out/json"
+' "$out/json" "$calls" "$unlearned"
     fi
 }
 
