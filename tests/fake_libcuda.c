@@ -2,6 +2,7 @@
  * A libcuda.so.1 with as much of the driver's interface as attnctl asks: one GPU, or an error.
  *     FAKE_CUDA_ERROR=N        cuInit() returns N
  *     FAKE_CUDA_CAPABILITY=NM  compute capability N.M instead of 9.0
+ *     FAKE_CUDA_BLOCK_KIB=N    shared memory of a block instead of 227 KiB
  *     FAKE_CUDA_UUID=N         all bytes of its UUID but the last, which then is 0
  */
 #include <stdint.h>
@@ -73,7 +74,11 @@ int cuDeviceGetUuid_v2(uint8_t uuid[16], int device)
 int cuDeviceGetAttribute(int *value, int attribute, int device)
 {
     int capability = from_environment("FAKE_CUDA_CAPABILITY", 90);
-    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : 0;
+    int block_bytes = 1024 * from_environment("FAKE_CUDA_BLOCK_KIB", 227);
+    *value = attribute == 75   ? capability / 10
+             : attribute == 76 ? capability % 10
+             : attribute == 97 ? block_bytes
+                               : 0;
     return device == 40 ? 0 : 101;
 }
 

@@ -182,6 +182,8 @@ said '^ok +gpu +Fake GPU, GPU-00112233-4455-6677-8899-aabbccddeeff, compute capa
 said '^ok +driver +for CUDA 13.0'
 FAKE_CUDA_CAPABILITY=75 run 0 doctor --address "$work/run"
 said '^warn +gpu +.* 7\.5; the kernels need 8\.0'
+FAKE_CUDA_CAPABILITY=89 FAKE_CUDA_BLOCK_KIB=99 run 0 doctor --address "$work/run"
+said '^warn +gpu +.* 8\.9, gives a block 99 KiB of shared memory; the kernels need 163'
 FAKE_CUDA_ERROR=803 run 1 doctor --json --address "$work/run"
 check_json 'assert level["driver"] == "bad" and "SYSTEM_DRIVER_MISMATCH" in json.dumps(data)'
 stop_daemon

@@ -56,8 +56,11 @@ static struct facts gpu_machine(void)
     facts.machine.nvidia_device_opens = true;
     (void)strcpy(facts.machine.module_version, "580.82.07");
     facts.cuda = (struct facts_cuda){.library = true, .version = 13000, .gpus = 1};
-    facts.cuda.gpu[0] = (struct facts_gpu){
-        .name = "NVIDIA H200", .uuid = {1, 2, 3}, .major = 9, .memory_bytes = 139 * GIB};
+    facts.cuda.gpu[0] = (struct facts_gpu){.name = "NVIDIA H200",
+        .uuid = {1, 2, 3},
+        .major = 9,
+        .block_bytes = 227 * 1024,
+        .memory_bytes = 139 * GIB};
     struct attnd_info *info = &facts.daemon.info;
     info->device = ATTND_DEVICE_CUDA;
     info->mps = ATTND_MPS_OFF;
@@ -158,6 +161,15 @@ Test(attnctl_doctor, each_gpu_is_judged)
     cr_assert_eq(doctor.finding[1].level, DOCTOR_OK);
     cr_assert_eq(doctor.finding[2].level, DOCTOR_WARN);
     cr_assert_not_null(strstr(doctor.finding[2].text, "7.5"));
+    facts.cuda.gpu[1].major = 8;
+    facts.cuda.gpu[1].minor = 9;
+    facts.cuda.gpu[1].block_bytes = 99 * 1024;
+    doctor_judge(&facts, &doctor);
+    cr_assert_eq(doctor.finding[2].level, DOCTOR_WARN);
+    cr_assert_not_null(strstr(doctor.finding[2].text, "8.9, gives a block 99 KiB"));
+    facts.cuda.gpu[1].block_bytes = 163 * 1024;
+    doctor_judge(&facts, &doctor);
+    cr_assert_eq(doctor.finding[2].level, DOCTOR_OK);
     facts = gpu_machine();
     facts.cuda.gpu[0].compute_mode = FACTS_COMPUTE_PROHIBITED;
     expect_only(&facts, "gpu", DOCTOR_BAD, "no process");

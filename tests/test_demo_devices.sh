@@ -73,6 +73,8 @@ FAKE_CUDA_ERROR=100 demo --steps 2
 expect 'with a driver without a GPU' CPU
 FAKE_CUDA_CAPABILITY=75 demo --steps 2
 expect 'with a GPU that is too old' CPU
+FAKE_CUDA_CAPABILITY=89 FAKE_CUDA_BLOCK_KIB=99 demo --steps 2
+expect 'with a GPU of small blocks' CPU
 mv "$work/bin/attnd-trainer-cuda" "$work/"
 demo --steps 2
 expect 'with a GPU and programs for the CPU' CPU

@@ -21,7 +21,8 @@ static const uint64_t MIB = UINT64_C(1) << 20;
 static const uint64_t GIB = UINT64_C(1) << 30;
 
 enum {
-    OLDEST_CAPABILITY = 80, /* of the kernels: A100 and newer */
+    OLDEST_CAPABILITY = 80, /* of the kernels: A100's */
+    LEAST_BLOCK_KIB = 163, /* of shared memory, that their blocks take nearly all of: A100's, too */
     OLDEST_CUDA = CUDA_MAJOR * 1000,
     FEW_DESCRIPTORS = 64, /* a client needs about half of that for itself */
     ENOUGH_DESCRIPTORS = 256,
@@ -84,15 +85,23 @@ static void judge_driver(const struct facts *facts, struct doctor *doctor)
     }
 }
 
+static const char OTHER_GPU_ADVICE[] =
+    "use the CPU device, or a GPU such as A100 or H100 (compute capability 8.0, 8.7, 9.0, 10.x)";
+
 static void judge_gpu(const struct facts_gpu *gpu, bool mps, struct doctor *doctor)
 {
     char uuid[DOCTOR_UUID];
     int capability = gpu->major * 10 + gpu->minor;
     doctor_print_uuid(gpu->uuid, uuid);
     if (capability < OLDEST_CAPABILITY) {
-        add(doctor, "gpu", DOCTOR_WARN, "use the CPU device, or a GPU from A100 on",
+        add(doctor, "gpu", DOCTOR_WARN, OTHER_GPU_ADVICE,
             "%s, %s, has compute capability %d.%d; the kernels need 8.0", gpu->name, uuid,
             gpu->major, gpu->minor);
+    } else if (gpu->block_bytes < LEAST_BLOCK_KIB * 1024) {
+        add(doctor, "gpu", DOCTOR_WARN, OTHER_GPU_ADVICE,
+            "%s, %s, compute capability %d.%d, gives a block %d KiB of shared memory; the kernels "
+            "need %d",
+            gpu->name, uuid, gpu->major, gpu->minor, gpu->block_bytes / 1024, LEAST_BLOCK_KIB);
     } else if (gpu->compute_mode == FACTS_COMPUTE_PROHIBITED) {
         add(doctor, "gpu", DOCTOR_BAD, "\"nvidia-smi -c DEFAULT\" as root",
             "%s, %s, is in a mode that lets no process compute", gpu->name, uuid);
@@ -315,7 +324,7 @@ static void judge_families(const struct attnd_info *info, struct doctor *doctor)
     }
     if (info->families == 0 || (info->device == ATTND_DEVICE_CUDA && !gpu)) {
         add(doctor, "families", DOCTOR_BAD,
-            "build attnd with the CUDA Toolkit, and use a GPU from A100 on",
+            "build attnd with the CUDA Toolkit, for a GPU that its kernels run on",
             "the daemon has no kernels for its device%s%s", names[0] != '\0' ? ", only " : "",
             names);
     } else {

@@ -53,6 +53,7 @@ struct facts_gpu {
     int major; /* compute capability */
     int minor;
     int compute_mode;
+    int block_bytes; /* shared memory that a block may have */
     uint64_t memory_bytes;
 };
 

@@ -9,6 +9,7 @@ enum {
     CAPABILITY_MAJOR = 75, /* attributes of a device */
     CAPABILITY_MINOR = 76,
     COMPUTE_MODE = 20,
+    BLOCK_BYTES = 97,
 };
 
 struct driver {
@@ -57,6 +58,7 @@ static int ask_gpu(const struct driver *driver, int ordinal, struct facts_gpu *g
     error = error != 0 ? error : driver->attribute(&gpu->major, CAPABILITY_MAJOR, device);
     error = error != 0 ? error : driver->attribute(&gpu->minor, CAPABILITY_MINOR, device);
     error = error != 0 ? error : driver->attribute(&gpu->compute_mode, COMPUTE_MODE, device);
+    error = error != 0 ? error : driver->attribute(&gpu->block_bytes, BLOCK_BYTES, device);
     error = error != 0 ? error : driver->memory(&bytes, device);
     gpu->name[sizeof gpu->name - 1] = '\0';
     gpu->memory_bytes = bytes;

@@ -3,9 +3,13 @@
 #include <dlfcn.h>
 #include <string.h>
 
+/* The driver's numbers of attributes, and what the kernels want of each. */
 enum {
-    CAPABILITY_MAJOR = 75, /* the driver's number for this attribute */
-    OLDEST_MAJOR = 8,
+    CAPABILITY_MAJOR = 75,
+    LEAST_MAJOR = 8,
+    BLOCK_BYTES =
+        97, /* shared memory that a block may have: GPUs of the same major number differ */
+    LEAST_BLOCK_BYTES = 163 * 1024,
 };
 
 struct driver {
@@ -30,11 +34,17 @@ static bool load(struct driver *driver)
            find(library, "cuDeviceGetAttribute", &driver->get_attribute);
 }
 
+static bool has_at_least(const struct driver *driver, int device, int attribute, int least)
+{
+    int value = 0;
+    return driver->get_attribute(&value, attribute, device) == 0 && value >= least;
+}
+
 bool gpu_is_usable(void)
 {
     struct driver driver;
     int device = 0;
-    int major = 0;
     return load(&driver) && driver.init(0) == 0 && driver.get_device(&device, 0) == 0 &&
-           driver.get_attribute(&major, CAPABILITY_MAJOR, device) == 0 && major >= OLDEST_MAJOR;
+           has_at_least(&driver, device, CAPABILITY_MAJOR, LEAST_MAJOR) &&
+           has_at_least(&driver, device, BLOCK_BYTES, LEAST_BLOCK_BYTES);
 }

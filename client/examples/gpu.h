@@ -1,6 +1,6 @@
 /*
- * Whether the GPU that the daemon takes for "cuda", the first one, is there and new enough. Asks the
- * driver, if there is one.
+ * Whether the GPU that the daemon takes for "cuda", the first one, is there and one that the kernels
+ * run on. Asks the driver, if there is one.
  */
 #pragma once
 
