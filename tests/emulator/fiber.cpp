@@ -11,7 +11,7 @@
 namespace {
 const size_t page_bytes = 4096;
 const size_t stack_bytes = size_t{asan_present ? 512U : 128U} << 10;
-const size_t left_bytes = 8192; /* at most, by the functions that a fiber's end is in when it is left */
+const size_t left_bytes = 8192; /* at most, by the functions that are left at a fiber's end */
 
 size_t whole_pages(size_t bytes)
 {
