@@ -48,12 +48,37 @@ bool device_acquire(struct attnd *client, const char *name, int ordinal, uint64_
     struct devices *devices = &client->devices;
     (void)pthread_mutex_lock(&devices->mutex);
     *region = find(client, &wanted, error);
+    if (*region) {
+        (*region)->wanted_at = ++devices->searches;
+    }
     *offset = *region ? address - region_begin(*region) : 0;
     (void)pthread_mutex_unlock(&devices->mutex);
     return *region != NULL;
 }
 
-enum attnd_status device_drop_unused(struct attnd *client, int64_t timeout_ns)
+bool device_make_room(struct attnd *client, uint64_t bytes)
+{
+    if (client->session.device.kind != WIRE_DEVICE_CUDA) {
+        return false;
+    }
+    (void)pthread_mutex_lock(&client->devices.mutex);
+    bool made = retire_for_room(client, bytes);
+    (void)pthread_mutex_unlock(&client->devices.mutex);
+    return made;
+}
+
+void device_finish(struct devices *devices)
+{
+    while (devices->retired) {
+        struct region *region = devices->retired;
+        devices->retired = region->next;
+        region_free(region);
+    }
+    region_free_all(&devices->table);
+    (void)pthread_mutex_destroy(&devices->mutex);
+}
+
+static enum attnd_status drop_unused(struct attnd *client, int64_t timeout_ns)
 {
     if (client->session.device.kind != WIRE_DEVICE_CUDA) {
         return ATTND_OK; /* there is none, and daemons of old know nothing of it */
@@ -68,17 +93,6 @@ enum attnd_status device_drop_unused(struct attnd *client, int64_t timeout_ns)
     return status;
 }
 
-void device_finish(struct devices *devices)
-{
-    while (devices->retired) {
-        struct region *region = devices->retired;
-        devices->retired = region->next;
-        region_free(region);
-    }
-    region_free_all(&devices->table);
-    (void)pthread_mutex_destroy(&devices->mutex);
-}
-
 enum attnd_status attnd_trim(struct attnd *client, int64_t timeout_ns)
 {
     enum attnd_status status = client_check(client);
@@ -89,5 +103,5 @@ enum attnd_status attnd_trim(struct attnd *client, int64_t timeout_ns)
     if (status == ATTND_OK) {
         status = loss_check(&client->loss);
     }
-    return status == ATTND_OK ? device_drop_unused(client, timeout_ns) : status;
+    return status == ATTND_OK ? drop_unused(client, timeout_ns) : status;
 }

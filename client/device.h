@@ -21,6 +21,7 @@
 struct devices {
     pthread_mutex_t mutex;
     struct region_table table;
+    uint64_t searches;            /* for memory, so far */
     struct region *retired;       /* owned; nobody finds them any more, but requests may use them */
     _Atomic unsigned withdrawing; /* threads that tell the daemon to drop what was retired */
 };
@@ -33,8 +34,8 @@ bool device_acquire(struct attnd *client, const char *name, int ordinal, uint64_
     const struct wire_extent *extent, struct region **region, uint64_t *offset,
     struct wire_error *error);
 
-/* Drops what no request uses, and waits until it is unmapped. */
-enum attnd_status device_drop_unused(struct attnd *client, int64_t timeout_ns);
+/* As retire_for_room(), for memory of another kind. Takes the mutex by itself. */
+bool device_make_room(struct attnd *client, uint64_t bytes);
 
 /* Forgets all. No request uses any of it. */
 void device_finish(struct devices *devices);

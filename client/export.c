@@ -24,15 +24,6 @@ static bool fail_as_thread(enum attnd_status status, struct wire_error *error)
     return wire_fail(error, (enum wire_status)status, "%.250s", attnd_message());
 }
 
-/* What is not used is let go of. */
-static void make_room(struct attnd *client)
-{
-    int64_t deadline = clock_deadline(client->timeout_ns);
-    retire_unused(client);
-    retire_drop(client, deadline);
-    (void)retire_wait(client, deadline);
-}
-
 static bool ask(struct attnd *client, struct wire_gate_request *request, int fd, uint32_t *region,
     struct wire_error *error)
 {
@@ -51,18 +42,16 @@ static bool ask(struct attnd *client, struct wire_gate_request *request, int fd,
     return status == ATTND_OK ? false : fail_as_thread(status, error);
 }
 
-/* A second time if the limits left no room. */
-static bool ask_twice(struct attnd *client, struct wire_gate_request *request, int fd,
+/* Until the limits leave room, or there is nothing more to make room with. */
+static bool ask_for_room(struct attnd *client, struct wire_gate_request *request, int fd,
     uint32_t *region, struct wire_error *error)
 {
-    if (ask(client, request, fd, region, error)) {
-        return true;
+    while (!ask(client, request, fd, region, error)) {
+        if (error->status != WIRE_RESOURCE_EXHAUSTED || !retire_for_room(client, request->bytes)) {
+            return false;
+        }
     }
-    if (error->status != WIRE_RESOURCE_EXHAUSTED) {
-        return false;
-    }
-    make_room(client);
-    return ask(client, request, fd, region, error);
+    return true;
 }
 
 /* Makes what the request describes a region of the table; it is not held. */
@@ -85,7 +74,7 @@ static struct region *introduce(struct attnd *client, struct wire_gate_request *
         region_free(region);
         return NULL;
     }
-    if (!ask_twice(client, request, fd, &region->id, error)) {
+    if (!ask_for_room(client, request, fd, &region->id, error)) {
         region_free(region);
         return NULL;
     }
@@ -249,17 +238,11 @@ static bool grow(struct attnd *client, const struct probe_wanted *wanted, struct
 bool export_rest(struct attnd *client, const struct probe_wanted *wanted, struct region *region,
     struct wire_error *error)
 {
-    bool made_room = false; /* since the region grew */
     while (region_end(region) < wanted->end) {
-        uint64_t end = region_end(region);
-        bool grown = grow(client, wanted, region, error);
-        made_room = made_room && region_end(region) == end;
-        if (!grown && (error->status != WIRE_RESOURCE_EXHAUSTED || made_room)) {
+        if (!grow(client, wanted, region, error) &&
+            (error->status != WIRE_RESOURCE_EXHAUSTED ||
+                !retire_for_room(client, wanted->end - region_end(region)))) {
             return false;
-        }
-        if (!grown) {
-            make_room(client);
-            made_room = true;
         }
     }
     return true;

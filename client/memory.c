@@ -167,8 +167,7 @@ enum attnd_status memory_create(struct attnd *client, uint64_t bytes, struct reg
     }
     uint64_t whole = bytes ? (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES : PAGE_BYTES;
     enum attnd_status status = create(client, whole, region);
-    if (status == ATTND_RESOURCE_EXHAUSTED &&
-        device_drop_unused(client, client->timeout_ns) == ATTND_OK) {
+    while (status == ATTND_RESOURCE_EXHAUSTED && device_make_room(client, whole)) {
         status = create(client, whole, region);
     }
     return status;

@@ -26,7 +26,8 @@ struct region {
     uint32_t id;    /* the daemon's name for it */
     uint32_t users; /* who prepares to use it; guarded by the client's mutex */
     uint64_t
-        last_use[PAGE_LANES];   /* sequence of the last request of each lane; 0: none; likewise */
+        last_use[PAGE_LANES]; /* sequence of the last request of each lane; 0: none; likewise */
+    uint64_t wanted_at;       /* when it was last looked for, as devices count; of device memory */
     struct region_piece *piece; /* owned; of device memory */
     size_t pieces;
 };

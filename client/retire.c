@@ -55,21 +55,26 @@ static struct region *take_unused(struct attnd *client)
     return unused;
 }
 
-/* Returns those that the daemon was not told of until the deadline. */
-static struct region *withdraw_all(struct attnd *client, struct region *first, int64_t deadline)
+/* Keeps those in the list that the daemon was not told of until the deadline. Returns how many it was. */
+static size_t withdraw_all(struct attnd *client, struct region **list, int64_t deadline)
 {
     struct region *left = NULL;
-    while (first) {
-        struct region *region = first;
-        first = region->next;
+    size_t withdrawn = 0;
+    while (*list) {
+        struct region *region = *list;
+        *list = region->next;
         if (atomic_load(&client->sweep.stop)) {
             region_free(region); /* the session's end drops them all */
-        } else if (!memory_try_withdraw(client, region, clock_left_ns(deadline, INT64_MAX))) {
+            withdrawn++;
+        } else if (memory_try_withdraw(client, region, clock_left_ns(deadline, INT64_MAX))) {
+            withdrawn++;
+        } else {
             region->next = left;
             left = region;
         }
     }
-    return left;
+    *list = left;
+    return withdrawn;
 }
 
 void retire_region(struct devices *devices, struct region *region)
@@ -110,9 +115,44 @@ void retire_unused(struct attnd *client)
     }
 }
 
-void retire_drop(struct attnd *client, int64_t deadline)
+static struct region *least_recently_used(struct attnd *client)
 {
-    retire_again(&client->devices, withdraw_all(client, take_unused(client), deadline));
+    const struct region_table *table = &client->devices.table;
+    struct region *found = NULL;
+    for (size_t i = 0; i < table->count; i++) {
+        struct region *region = table->sorted[i];
+        if ((!found || region->wanted_at < found->wanted_at) && memory_is_unused(client, region)) {
+            found = region;
+        }
+    }
+    return found;
+}
+
+bool retire_for_room(struct attnd *client, uint64_t bytes)
+{
+    struct devices *devices = &client->devices;
+    int64_t deadline = clock_deadline(client->timeout_ns);
+    struct region *unused = take_unused(client);
+    uint64_t room = 0;
+    for (struct region *region = unused; region; region = region->next) {
+        room += region->bytes;
+    }
+    while (!unused || room < bytes) {
+        struct region *region = least_recently_used(client);
+        if (!region) {
+            break;
+        }
+        region_take_out(&devices->table, region);
+        region->next = unused;
+        unused = region;
+        room += region->bytes;
+    }
+    size_t withdrawn = withdraw_all(client, &unused, deadline);
+    retire_again(devices, unused);
+    if (withdrawn > 0) {
+        (void)retire_wait(client, deadline);
+    }
+    return withdrawn > 0;
 }
 
 void retire_and_drop(struct attnd *client, void (*choose)(struct attnd *client), int64_t deadline)
@@ -125,11 +165,11 @@ void retire_and_drop(struct attnd *client, void (*choose)(struct attnd *client),
     struct region *unused = take_unused(client);
     (void)atomic_fetch_add(&devices->withdrawing, 1);
     (void)pthread_mutex_unlock(&devices->mutex);
-    struct region *left = withdraw_all(client, unused, deadline);
+    (void)withdraw_all(client, &unused, deadline);
     (void)atomic_fetch_sub(&devices->withdrawing, 1);
-    if (left) {
+    if (unused) {
         (void)pthread_mutex_lock(&devices->mutex);
-        retire_again(devices, left);
+        retire_again(devices, unused);
         (void)pthread_mutex_unlock(&devices->mutex);
     }
 }

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "attnd.h"
@@ -22,11 +23,13 @@ void retire_dead(struct attnd *client);
 /* What no request uses. */
 void retire_unused(struct attnd *client);
 
-/* Lets the daemon drop what is retired and not used; what it is not told of in time stays retired. */
-void retire_drop(struct attnd *client, int64_t deadline);
+/* Has the daemon unmap the least recently used of those that no request uses, with `bytes` together or
+ * more. false: there was none, or the daemon could not be told. */
+bool retire_for_room(struct attnd *client, uint64_t bytes);
 
-/* The same behind `choose`, which retires. Takes the mutex by itself, but not while it waits; nothing
- * happens if others have it until the deadline. */
+/* Lets the daemon drop what is retired and not used, behind `choose`, which retires; what it is not told
+ * of until the deadline stays retired. Takes the mutex by itself, but not while it waits; nothing happens
+ * if others have it until then. */
 void retire_and_drop(struct attnd *client, void (*choose)(struct attnd *client), int64_t deadline);
 
 /* Waits until the daemon has unmapped what it was to drop, also by other threads: until then it counts

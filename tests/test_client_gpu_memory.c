@@ -596,6 +596,31 @@ Test(client_gpu_limit, what_is_idle_makes_room_for_what_is_wanted)
     }
 }
 
+/* Three fit. Each new one takes the place of that which was not used for longest. */
+Test(client_gpu_limit, the_least_recently_used_makes_room)
+{
+    struct client_case *made[5];
+    for (int i = 0; i < 5; i++) {
+        made[i] = gpu_call(NULL);
+    }
+
+    const struct {
+        int use;
+        bool is_known;
+    } steps[] = {{0, false}, {1, false}, {2, false}, {0, true}, {3, false}, {0, true}, {2, true},
+        {3, true}, {1, false}, {3, true}, {2, true}, {4, false}, {2, true}, {3, true}, {1, false}};
+
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        size_t before = fake_cuda_exported();
+        gpu_run(made[steps[i].use], NULL);
+        cr_expect_eq(fake_cuda_exported() - before, !steps[i].is_known, "step %zu", i);
+        cr_expect_leq(gpu_regions(), 3);
+    }
+    for (int i = 0; i < 5; i++) {
+        gpu_finish_call(made[i], true);
+    }
+}
+
 Test(client_gpu_limit, host_memory_gets_the_room_of_idle_device_memory)
 {
     struct client_case *made[3];
