@@ -199,9 +199,8 @@ static bool refuse(const struct piece *piece, double most, struct wire_error *er
             TILE_ROWS, piece->flops, most);
     }
     return wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
-        "%s: one tile adds up what all batches, heads or rows have for an element, which would "
-        "take as "
-        "long as %.3g flops, but nobody waits for more than %.3g: make the batch smaller",
+        "%s: one tile adds up what all batches, heads or rows have for an element, as long as %.3g "
+        "flops take, but nobody waits for more than %.3g: make the batch smaller",
         wire_role_name(piece->role), piece->flops, most);
 }
 
