@@ -9,20 +9,43 @@
 
 #include "attn.h"
 
+#if defined(__CUDACC__)
+#define DEVICE_FUNCTION static __host__ __device__ inline
+#else
+#define DEVICE_FUNCTION static inline
+#endif
+
 /* As many as the 32,764 bytes of a kernel's parameters have room for. */
 #define DEVICE_MAX_ITEMS 32
 
 /* Positions in a sequence, and sums of two of them, are numbers of 32 bits. */
 #define DEVICE_LONGEST 1000000000
 
-/* What of the score arithmetic a kernel has: what a problem does not use costs it nothing, or hardly. */
+#define SCORE_LOG2E 1.44269504088896340736F
+#define SCORE_LN2 0.69314718055994530942F
+
+/*
+ * What of the score arithmetic a kernel has: what a problem does not use costs it nothing, or hardly.
+ * PLAIN's scores and lse are times log2(e), so that their exponential is one instruction. Those of the
+ * others are what they are, for a bias may be any finite number, and times log2(e) it might be none.
+ */
 enum score_kind {
-    SCORE_PLAIN,   /* scale (more than 0) and mask */
+    SCORE_PLAIN,   /* scale (more than 0, at most 1e38) and mask */
     SCORE_BIAS,    /* bias as well */
     SCORE_GENERAL, /* everything, any scale */
 };
 
 #define SCORE_KINDS 3
+
+/* Arithmetic that only one of the kinds has. */
+DEVICE_FUNCTION enum score_kind score_kind_of(const struct attn_problem *problem)
+{
+    if (problem->softcap > 0 || problem->slopes.data != NULL || problem->dropout_threshold > 0 ||
+        !(problem->scale > 0 && problem->scale <= 1e38F)) {
+        return SCORE_GENERAL;
+    }
+    return problem->bias.data != NULL ? SCORE_BIAS : SCORE_PLAIN;
+}
 
 struct device_item {
     struct attn_problem problem;

@@ -1,7 +1,6 @@
 /*
  * How products become scores, for every CUDA family: scale, softcap, bias, ALiBi, mask, dropout, on
- * accumulators of m16n8 matrix instructions. Scores are kept times log2(e), so that their exponential
- * is one instruction.
+ * accumulators of m16n8 matrix instructions.
  *
  * Element e of fragment (m, n) of a thread is in row  row + 16 m + lane / 4 + 8 (e / 2)  and column
  * column + 8 n + lane % 4 * 2 + e % 2,  where (row, column) is the warp's first element; both are
@@ -11,19 +10,17 @@
  */
 #pragma once
 
+#include <float.h>
 #include <ptx/sm80.cuh>
 
 #include "args.h"
 #include "philox.h"
 
-#define SCORE_LOG2E 1.44269504088896340736F
-#define SCORE_LN2 0.69314718055994530942F
-
 /* One head of one sequence. */
 struct score_head {
-    float scale; /* of products; log2(e) included unless there is a softcap */
+    float scale; /* of products; PLAIN's is times log2(e); with a softcap it is what tanh takes */
     float softcap;
-    float slope; /* log2(e) included */
+    float slope;
     int32_t off; /* what the diagonal is shifted by */
     /* Query i sees the keys from i + low on and before i + high, as far as there are any. */
     int32_t low;
@@ -49,13 +46,22 @@ PTX_FUNCTION int32_t score_reach(int64_t off, int64_t window)
     return (int32_t)(sum < -most ? -most : sum > most ? most : sum);
 }
 
+/* Over a tiny softcap it is finite all the same: a product of 0 has to stay 0. */
+PTX_FUNCTION float score_scale_of(const struct attn_problem &problem)
+{
+    if (problem.softcap > 0) {
+        float scale = problem.scale / problem.softcap;
+        return scale > FLT_MAX ? FLT_MAX : scale < -FLT_MAX ? -FLT_MAX : scale;
+    }
+    return score_kind_of(&problem) == SCORE_PLAIN ? problem.scale * SCORE_LOG2E : problem.scale;
+}
+
 PTX_FUNCTION struct score_head score_head_of(
     const struct attn_problem &problem, int32_t batch, int32_t head, int32_t queries, int32_t keys)
 {
     struct score_head score;
-    bool capped = problem.softcap > 0;
-    score.softcap = capped ? problem.softcap * SCORE_LOG2E : 0.0F;
-    score.scale = capped ? problem.scale / problem.softcap : problem.scale * SCORE_LOG2E;
+    score.softcap = problem.softcap;
+    score.scale = score_scale_of(problem);
     score.off = problem.alignment == ATTN_BOTTOM_RIGHT ? keys - queries : 0;
     score.low =
         problem.window_left < 0 ? -DEVICE_LONGEST : score_reach(score.off, -problem.window_left);
@@ -67,7 +73,6 @@ PTX_FUNCTION struct score_head score_head_of(
     if (problem.slopes.data != NULL) {
         const float *slopes = (const float *)problem.slopes.data;
         score.slope =
-            SCORE_LOG2E *
             slopes[problem.slopes.batch_stride * batch + problem.slopes.head_stride * head];
     }
     score.bias = NULL;
@@ -159,10 +164,10 @@ PTX_FUNCTION float score_tanh(float x)
     return y < 0.0625F ? series : ratio;
 }
 
-/* Products times scale, then the cap. slope[], if wanted (Slope), gets d score / d product without
- * scale and log2(e): 1 but for softcap. */
+/* The cap's part of a score, without the cap as a factor. slope[], if wanted (Slope), gets d score / d
+ * product without scale: 1 but for softcap. */
 template <enum score_kind Kind, bool Slope, int M, int N>
-PTX_FUNCTION void score_scale(const struct score_head &score, float (&s)[M][N][4],
+PTX_FUNCTION void score_cap(const struct score_head &score, float (&s)[M][N][4],
     float (&slope)[Slope ? M : 1][Slope ? N : 1][4])
 {
 #pragma unroll
@@ -171,26 +176,40 @@ PTX_FUNCTION void score_scale(const struct score_head &score, float (&s)[M][N][4
         for (int n = 0; n < N; n++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                float x = s[m][n][e] * score.scale;
                 if (Kind == SCORE_GENERAL && score.softcap > 0) {
-                    float t = score_tanh(x);
-                    x = t * score.softcap;
+                    float t = score_tanh(s[m][n][e] * score.scale);
+                    s[m][n][e] = t;
                     if constexpr (Slope) {
                         slope[m][n][e] = 1.0F - t * t;
                     }
                 } else if constexpr (Slope) {
                     slope[m][n][e] = 1.0F;
                 }
-                s[m][n][e] = x;
             }
         }
     }
 }
 
-/* Adds a bias of any strides. Masked: some of its rows and columns may not exist. */
+template <int M, int N>
+PTX_FUNCTION void score_multiply(float factor, float (&s)[M][N][4])
+{
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                s[m][n][e] *= factor;
+            }
+        }
+    }
+}
+
+/* Multiplies by a factor and adds a bias, of any strides. Masked: some of its rows and columns may not
+ * exist, and what has no bias is left as it is. */
 template <bool Bf16, typename Element, bool Masked, int M, int N>
 PTX_FUNCTION void score_add_elements(
-    const struct score_head &score, int32_t row, int32_t column, float (&s)[M][N][4])
+    const struct score_head &score, float factor, int32_t row, int32_t column, float (&s)[M][N][4])
 {
     int lane = (int)ptx_thread() & 31;
     int32_t i = row + lane / 4;
@@ -209,8 +228,8 @@ PTX_FUNCTION void score_add_elements(
 #pragma unroll
                 for (int e = 0; e < 2; e++) {
                     if (!Masked || 8 * n + e < columns) {
-                        s[m][n][2 * half + e] +=
-                            SCORE_LOG2E * score_element<Bf16>(from[(8 * n + e) * step]);
+                        float &element = s[m][n][2 * half + e];
+                        element = element * factor + score_element<Bf16>(from[(8 * n + e) * step]);
                     }
                 }
             }
@@ -218,10 +237,10 @@ PTX_FUNCTION void score_add_elements(
     }
 }
 
-/* Adds a bias that has pairs and exists everywhere. */
+/* The same with a bias that has pairs and exists everywhere. */
 template <bool Bf16, int M, int N>
 PTX_FUNCTION void score_add_pairs(
-    const struct score_head &score, int32_t row, int32_t column, float (&s)[M][N][4])
+    const struct score_head &score, float factor, int32_t row, int32_t column, float (&s)[M][N][4])
 {
     int lane = (int)ptx_thread() & 31;
     const uint16_t *first = (const uint16_t *)score.bias +
@@ -234,8 +253,10 @@ PTX_FUNCTION void score_add_pairs(
 #pragma unroll
             for (int n = 0; n < N; n++) {
                 uint32_t pair = *(const uint32_t *)(from + 8 * n);
-                s[m][n][2 * half] += SCORE_LOG2E * score_float_of<Bf16>((uint16_t)pair);
-                s[m][n][2 * half + 1] += SCORE_LOG2E * score_float_of<Bf16>((uint16_t)(pair >> 16));
+                float &low = s[m][n][2 * half];
+                float &high = s[m][n][2 * half + 1];
+                low = low * factor + score_float_of<Bf16>((uint16_t)pair);
+                high = high * factor + score_float_of<Bf16>((uint16_t)(pair >> 16));
             }
         }
     }
@@ -243,14 +264,14 @@ PTX_FUNCTION void score_add_pairs(
 
 template <bool Bf16, bool Masked, int M, int N>
 PTX_FUNCTION void score_add_bias(
-    const struct score_head &score, int32_t row, int32_t column, float (&s)[M][N][4])
+    const struct score_head &score, float factor, int32_t row, int32_t column, float (&s)[M][N][4])
 {
     if (score.bias_dtype == ATTN_FP32) {
-        score_add_elements<Bf16, float, Masked>(score, row, column, s);
+        score_add_elements<Bf16, float, Masked>(score, factor, row, column, s);
     } else if (Masked || !score.bias_pairs) {
-        score_add_elements<Bf16, uint16_t, Masked>(score, row, column, s);
+        score_add_elements<Bf16, uint16_t, Masked>(score, factor, row, column, s);
     } else {
-        score_add_pairs<Bf16>(score, row, column, s);
+        score_add_pairs<Bf16>(score, factor, row, column, s);
     }
 }
 
@@ -303,16 +324,20 @@ PTX_FUNCTION void score_mask(
 }
 
 /*
- * Products into scores; those not visible become -inf, and so do columns beyond the lengths. Masked:
- * false only where score_sees_all(). slope[] as score_scale() has it.
+ * Products into scores, of all kinds but PLAIN; those not visible become -inf, and so do columns beyond
+ * the lengths. Masked: false only where score_sees_all(). slope[] as score_cap() has it.
  */
 template <enum score_kind Kind, bool Bf16, bool Masked, bool Slope, int M, int N>
 PTX_FUNCTION void score_make(const struct score_head &score, int32_t row, int32_t column,
     float (&s)[M][N][4], float (&slope)[Slope ? M : 1][Slope ? N : 1][4])
 {
-    score_scale<Kind, Slope>(score, s, slope);
-    if (Kind != SCORE_PLAIN && score.bias != NULL) {
-        score_add_bias<Bf16, Masked>(score, row, column, s);
+    static_assert(Kind != SCORE_PLAIN, "its scores are products times scale");
+    score_cap<Kind, Slope>(score, s, slope);
+    float factor = Kind == SCORE_GENERAL && score.softcap > 0 ? score.softcap : score.scale;
+    if (Kind == SCORE_BIAS || score.bias != NULL) {
+        score_add_bias<Bf16, Masked>(score, factor, row, column, s);
+    } else {
+        score_multiply(factor, s);
     }
     if (Kind == SCORE_GENERAL && score.slope != 0.0F) {
         score_add_distances(score, row, column, s);
@@ -320,6 +345,14 @@ PTX_FUNCTION void score_make(const struct score_head &score, int32_t row, int32_
     if constexpr (Masked) {
         score_mask(score, row, column, s);
     }
+}
+
+/* e^(s - base), both as scores of the kind, but of PLAIN's s the product, which scale makes a score. The
+ * others subtract first: log2(e) times one of them may be too much for a float. */
+template <enum score_kind Kind>
+PTX_FUNCTION float score_exponential(float scale, float s, float base)
+{
+    return ptx_exp2(Kind == SCORE_PLAIN ? s * scale - base : (s - base) * SCORE_LOG2E);
 }
 
 /* -- dropout ------------------------------------------------------------------------------------- */

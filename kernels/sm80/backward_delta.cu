@@ -71,9 +71,9 @@ PTX_FUNCTION void delta_store(
 
     /* Makes every probability of a query that sees nothing 0 and not e^(s + inf), whatever dlse is. */
     bool nothing = lse == -infinity;
+    float unit = score_kind_of(&problem) == SCORE_PLAIN ? SCORE_LOG2E : 1.0F;
     ((float *)(item.workspace + layout.delta))[place.at + row] = nothing ? 0.0F : sum - dlse;
-    ((float *)(item.workspace + layout.lse))[place.at + row] =
-        nothing ? infinity : lse * SCORE_LOG2E;
+    ((float *)(item.workspace + layout.lse))[place.at + row] = nothing ? infinity : lse * unit;
 }
 
 /* Groups that the block's rows are in; others have the rest of a sequence's last one. */

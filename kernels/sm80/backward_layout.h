@@ -176,7 +176,7 @@ BACKWARD_FUNCTION int64_t backward_first_group(
 
 /* Where parts begin, in bytes; each has its rows for head 0, for head 1, and so on. */
 struct backward_layout {
-    size_t lse;    /* times log2(e); +inf for queries that see nothing */
+    size_t lse;    /* as the kind's scores; +inf for queries that see nothing */
     size_t delta;  /* rowsum(dout * out) - dlse */
     size_t slopes; /* sum over a query's keys of ds * distance */
     size_t bias;   /* sum of ds, of a query or of a key */

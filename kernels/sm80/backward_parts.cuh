@@ -271,7 +271,7 @@ PTX_FUNCTION void backward_probabilities(const struct score_head &score, int32_t
     float (&cap)[Capped ? M : 1][Capped ? N : 1][4])
 {
     bool sees_all = score_sees_all(score, row, 16 * M, column, 8 * N);
-    float scale = Kind == SCORE_PLAIN ? score.scale : 1.0F;
+    float scale = score.scale;
     if constexpr (Kind == SCORE_PLAIN) {
         if (!sees_all) {
             score_mask(score, row, column, s);
@@ -287,7 +287,7 @@ PTX_FUNCTION void backward_probabilities(const struct score_head &score, int32_t
         for (int n = 0; n < N; n++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                s[m][n][e] = ptx_exp2(s[m][n][e] * scale - stats.lse[m][e / 2]);
+                s[m][n][e] = score_exponential<Kind>(scale, s[m][n][e], stats.lse[m][e / 2]);
             }
         }
     }

@@ -73,14 +73,15 @@ PTX_FUNCTION void sums_sinks(const struct device_item &item, int32_t head)
     struct backward_layout layout = backward_layout_of(&problem);
     const float *lse = (const float *)(item.workspace + layout.lse);
     const float *delta = (const float *)(item.workspace + layout.delta);
-    float sink =
-        SCORE_LOG2E * ((const float *)problem.sinks.data)[problem.sinks.head_stride * head];
+    bool plain = score_kind_of(&problem) == SCORE_PLAIN;
+    float sink = (plain ? SCORE_LOG2E : 1.0F) *
+                 ((const float *)problem.sinks.data)[problem.sinks.head_stride * head];
     double sum = 0;
 
     for (int32_t b = 0; b < problem.batch; b++) {
         struct sums_rows rows = sums_rows_of(item, LENGTHS_QUERIES, b, head);
         for (int32_t i = (int32_t)ptx_thread(); i < rows.length; i += SUMS_THREADS) {
-            float p = ptx_exp2(sink - lse[rows.at + i]);
+            float p = ptx_exp2((sink - lse[rows.at + i]) * (plain ? 1.0F : SCORE_LOG2E));
             sum -= p > 0 ? (double)p * (double)delta[rows.at + i] : 0.0;
         }
     }

@@ -160,7 +160,7 @@ PTX_FUNCTION float &forward_sum(int m, int half)
 }
 
 /* Scores into exponentials relative to their rows' greatest so far, which outputs and sums follow.
- * Scores are times `scale`, which is more than 0. */
+ * PLAIN's are products yet, of which `scale`, more than 0, makes scores. */
 template <int Width, enum score_kind Kind, int M, int N, int D>
 PTX_FUNCTION void forward_soften(
     float scale, float (&s)[M][N][4], float (&out)[M][D][4], float (&highest)[M][2])
@@ -178,8 +178,8 @@ PTX_FUNCTION void forward_soften(
             top = ptx_maximum(top, ptx_shuffle_xor(top, 1));
             top = ptx_maximum(top, ptx_shuffle_xor(top, 2));
             /* Nothing seen yet: -inf - -inf would be no number. */
-            float base = top == -infinity ? 0.0F : top * scale;
-            float fade = ptx_exp2(highest[m][half] * scale - base);
+            float base = top == -infinity ? 0.0F : Kind == SCORE_PLAIN ? top * scale : top;
+            float fade = score_exponential<Kind>(scale, highest[m][half], base);
             float sum = forward_sum<Width, Kind>(m, half) * fade;
             highest[m][half] = top;
 #pragma unroll
@@ -191,7 +191,7 @@ PTX_FUNCTION void forward_soften(
             for (int n = 0; n < N; n++) {
 #pragma unroll
                 for (int e = 2 * half; e < 2 * half + 2; e++) {
-                    s[m][n][e] = ptx_exp2(s[m][n][e] * scale - base);
+                    s[m][n][e] = score_exponential<Kind>(scale, s[m][n][e], base);
                     sum += s[m][n][e];
                 }
             }
@@ -290,8 +290,7 @@ PTX_FUNCTION void forward_steps(
         }
         int32_t row = block.row + warp_row;
         forward_score<Kind, Bf16, shape::keys, shape::rows>(block.score, block.row, row, column, s);
-        forward_soften<Width, Kind>(
-            Kind == SCORE_PLAIN ? block.score.scale : 1.0F, s, out, highest);
+        forward_soften<Width, Kind>(block.score.scale, s, out, highest);
         if (Kind == SCORE_GENERAL && block.score.threshold > 0) {
             score_drop(block.score, row, column, s);
         }
@@ -304,14 +303,14 @@ template <int Width, enum score_kind Kind, int M, int D>
 PTX_FUNCTION void forward_divide(const struct forward_block &block, int32_t warp_row,
     float (&out)[M][D][4], const float (&highest)[M][2])
 {
+    const float unit = Kind == SCORE_PLAIN ? SCORE_LOG2E : 1.0F; /* of scores */
     float scale = Kind == SCORE_PLAIN ? block.score.scale : 1.0F;
     float kept_scale = Kind == SCORE_GENERAL ? block.score.kept_scale : 1.0F;
     const float infinity = ptx_float_of_bits(0x7f800000U);
     const struct attn_problem &problem = *block.problem;
     float sink = -infinity;
     if (problem.sinks.data != NULL) {
-        sink = SCORE_LOG2E *
-               ((const float *)problem.sinks.data)[problem.sinks.head_stride * block.head];
+        sink = unit * ((const float *)problem.sinks.data)[problem.sinks.head_stride * block.head];
     }
     const struct attn_view &lse = problem.lse;
     float *lse_row = (float *)lse.data;
@@ -330,8 +329,8 @@ PTX_FUNCTION void forward_divide(const struct forward_block &block, int32_t warp
             float top = highest[m][half] * scale;
             float most = ptx_maximum(top, sink);
             float base = most == -infinity ? 0.0F : most;
-            float fade = ptx_exp2(top - base);
-            sum = sum * fade + ptx_exp2(sink - base);
+            float fade = score_exponential<Kind>(1.0F, top, base);
+            sum = sum * fade + score_exponential<Kind>(1.0F, sink, base);
             /* Not `sum > 0`: where the sum is NaN, so are the results. */
             float share = sum == 0 ? 0.0F : fade * kept_scale / sum;
 #pragma unroll
@@ -341,8 +340,9 @@ PTX_FUNCTION void forward_divide(const struct forward_block &block, int32_t warp
             }
             int32_t row = warp_row + 16 * m + lane / 4 + 8 * half;
             if (lse_row != NULL && lane % 4 == 0 && block.row + row < block.queries.length) {
-                lse_row[lse.row_stride * row] =
-                    sum == 0 ? -infinity : (base + ptx_log2(sum)) * SCORE_LN2;
+                float all = Kind == SCORE_PLAIN ? (base + ptx_log2(sum)) * SCORE_LN2
+                                                : base + ptx_log2(sum) * SCORE_LN2;
+                lse_row[lse.row_stride * row] = sum == 0 ? -infinity : all;
             }
         }
     }

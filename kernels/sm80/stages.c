@@ -95,23 +95,13 @@ static const struct sm80_kernel *forward_kernel_at(size_t index)
     return index < sizeof(shared) / sizeof(shared[0]) ? shared[index] : NULL;
 }
 
-/* Arithmetic that only one of the kinds has. */
-static enum score_kind kind_of(const struct attn_problem *problem)
-{
-    if (problem->softcap > 0 || problem->slopes.data != NULL || problem->dropout_threshold > 0 ||
-        !(problem->scale > 0)) {
-        return SCORE_GENERAL;
-    }
-    return problem->bias.data != NULL ? SCORE_BIAS : SCORE_PLAIN;
-}
-
 struct sm80_key sm80_key_of(const struct attn_problem *problem)
 {
     int32_t wider =
         problem->head_dim_qk > problem->head_dim_v ? problem->head_dim_qk : problem->head_dim_v;
     struct sm80_key key = {
         .bf16 = problem->dtype == ATTN_BF16,
-        .kind = kind_of(problem),
+        .kind = score_kind_of(problem),
     };
 
     while (widths[key.width] < wider) {
