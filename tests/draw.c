@@ -230,6 +230,11 @@ struct draw draw_flash_case(uint64_t seed, uint64_t number)
     return draw_one(true, seed, number);
 }
 
+bool draw_may_be_refused(const struct draw *draw)
+{
+    return draw->spec.dtype == ATTN_FP32;
+}
+
 /* -- description ---------------------------------------------------------------------------- */
 
 static void describe_features(const struct trial_spec *s)

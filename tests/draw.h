@@ -22,6 +22,9 @@ struct draw draw_case(uint64_t seed, uint64_t number);
 /* One of the shapes where others have found mistakes, of sequences up to 2048; fp16 and bf16. */
 struct draw draw_flash_case(uint64_t seed, uint64_t number);
 
+/* Whether a family for GPUs may refuse the case: for its dtype alone, never for a feature. */
+bool draw_may_be_refused(const struct draw *draw);
+
 /* Prints the case in one line. */
 void draw_describe(const struct draw *draw);
 

@@ -35,6 +35,22 @@ static const char *refusal_of(
     return refusal;
 }
 
+/* No pair of features excludes another. */
+static void refuse_case(
+    struct crowd *crowd, uint64_t number, const struct draw *draw, const char *refusal)
+{
+    const struct verdict verdict = {.failed = true};
+    bool may = draw_may_be_refused(draw) && attn_family_device(crowd->family) == ATTN_DEVICE_CUDA;
+    pthread_mutex_lock(&crowd->lock);
+    if (may) {
+        draws_skip(crowd->options, number, refusal, crowd->totals);
+    } else {
+        printf("  refused: %s\n", refusal);
+        draws_conclude(crowd->options, draw, number, &verdict, crowd->totals);
+    }
+    pthread_mutex_unlock(&crowd->lock);
+}
+
 /* What is said about the case comes out as a whole. */
 static void judge_case(struct crowd *crowd, struct twin *twin, uint64_t number,
     const struct draw *draw, struct trial *trial)
@@ -81,9 +97,7 @@ static void run_case(struct crowd *crowd, struct twin *twin, uint64_t number)
     trial_init_in(&trial, &draw.spec, twin != NULL ? &twin->arena : NULL);
     const char *refusal = refusal_of(crowd->family, &draw, &trial);
     if (refusal != NULL) {
-        pthread_mutex_lock(&crowd->lock);
-        draws_skip(options, number, refusal, crowd->totals);
-        pthread_mutex_unlock(&crowd->lock);
+        refuse_case(crowd, number, &draw, refusal);
     } else {
         judge_case(crowd, twin, number, &draw, &trial);
     }

@@ -50,7 +50,7 @@ static void submit(struct service *service, struct slot *slot, bool forward)
         forward ? &slot->request.forward : &slot->request.backward;
     attnd_ticket *ticket = forward ? &slot->forward : &slot->backward;
     enum attnd_status status = attnd_submit(service->client, slot, request, 1, ticket);
-    if (status == ATTND_UNSUPPORTED) {
+    if (status == ATTND_UNSUPPORTED && draw_may_be_refused(&slot->draw)) {
         slot->refusal = "the daemon says that it is unsupported";
     } else if (status != ATTND_OK) {
         complain_status(slot, forward ? "submitting forward" : "submitting backward", status);
