@@ -76,6 +76,7 @@ PTX_FUNCTION struct score_head score_head_of(
             slopes[problem.slopes.batch_stride * batch + problem.slopes.head_stride * head];
     }
     score.bias = NULL;
+    score.bias_pairs = false; /* else what it was is kept for it in a register, from head to head */
     if (problem.bias.data != NULL) {
         const struct attn_view &bias = problem.bias;
         int64_t bytes = problem.bias_dtype == ATTN_FP32 ? 4 : 2;
