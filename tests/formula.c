@@ -494,3 +494,10 @@ void formula_backward_row(struct formula *pass, int64_t row, int64_t begin, int6
         backward_noise(pass, row, begin, end, delta);
     }
 }
+
+double formula_noise(const struct formula *pass, enum tensor_id id, int64_t index)
+{
+    double noise = pass->noise[id][index];
+    double spread = pass->spread[id] != NULL ? pass->spread[id][index] : 0;
+    return sqrt(noise * noise + spread);
+}

@@ -70,3 +70,6 @@ void formula_forward_row(struct formula *pass, int64_t row, int64_t begin, int64
 
 /* Adds the row's part of every gradient; dq and dk still lack the factor scale. */
 void formula_backward_row(struct formula *pass, int64_t row, int64_t begin, int64_t end);
+
+/* An element's noise and spread together: independent errors add up as squares. */
+double formula_noise(const struct formula *pass, enum tensor_id id, int64_t index);

@@ -65,14 +65,6 @@ static double *gather(const struct attn_problem *problem, enum tensor_id id)
     return values;
 }
 
-/* Independent errors add up as squares. */
-static double with_spread(const struct formula *pass, enum tensor_id id, int64_t index)
-{
-    double noise = pass->noise[id][index];
-    double spread = pass->spread[id] != NULL ? pass->spread[id][index] : 0;
-    return sqrt(noise * noise + spread);
-}
-
 /* Sums become results: the score's scale is applied once, and the low pass rounds to memory. */
 static void finish_sums(struct formula *pass, enum tensor_id id, double factor)
 {
@@ -82,7 +74,7 @@ static void finish_sums(struct formula *pass, enum tensor_id id, double factor)
         double value = pass->result[id][i] * factor;
         pass->result[id][i] = pass->low ? dtype_round(tensor.dtype, value) : value;
         if (pass->noise != NULL) {
-            double noise = with_spread(pass, id, i);
+            double noise = formula_noise(pass, id, i);
             pass->noise[id][i] = noise * fabs(factor) + FORMULA_UNIT32 * fabs(value);
         }
     }
@@ -93,7 +85,7 @@ static void finish_out(struct formula *pass)
 {
     struct tensor out = tensor_of(pass->problem, TENSOR_OUT);
     for (int64_t i = 0; i < tensor_elements(&out) && pass->noise != NULL; i++) {
-        pass->noise[TENSOR_OUT][i] = with_spread(pass, TENSOR_OUT, i);
+        pass->noise[TENSOR_OUT][i] = formula_noise(pass, TENSOR_OUT, i);
     }
 }
 

@@ -20,9 +20,10 @@ struct strip {
     int64_t head;
     int rows;
     int64_t row[SAMPLE_ROWS];    /* sampled, ascending */
-    double *exact[TENSOR_COUNT]; /* owned, as the next two; NULL: no result */
+    double *exact[TENSOR_COUNT]; /* owned, as the next three; NULL: no result */
     double *low[TENSOR_COUNT];
     double *noise[TENSOR_COUNT];
+    double *spread[TENSOR_COUNT];
 };
 
 static const enum tensor_id forward_results[] = {TENSOR_OUT, TENSOR_LSE};
@@ -191,6 +192,7 @@ static void strip_init(
             strip->exact[id] = numbers(tensor_elements(&tensor));
             strip->low[id] = numbers(tensor_elements(&tensor));
             strip->noise[id] = numbers(tensor_elements(&tensor));
+            strip->spread[id] = numbers(tensor_elements(&tensor));
         }
     }
 }
@@ -201,6 +203,7 @@ static void strip_finish(struct strip *strip)
         free(strip->exact[id]);
         free(strip->low[id]);
         free(strip->noise[id]);
+        free(strip->spread[id]);
     }
 }
 
@@ -242,8 +245,18 @@ static void finish_sums(struct formula *pass, enum tensor_id id, double factor)
         double value = pass->result[id][i] * factor;
         pass->result[id][i] = pass->low ? dtype_round(tensor.dtype, value) : value;
         if (pass->noise != NULL) {
-            pass->noise[id][i] = pass->noise[id][i] * fabs(factor) + FORMULA_UNIT32 * fabs(value);
+            double noise = formula_noise(pass, id, i);
+            pass->noise[id][i] = noise * fabs(factor) + FORMULA_UNIT32 * fabs(value);
         }
+    }
+}
+
+/* Behind the gradients, as the reference does it. */
+static void finish_out(struct formula *pass)
+{
+    struct tensor out = tensor_of(pass->problem, TENSOR_OUT);
+    for (int64_t i = 0; i < tensor_elements(&out) && pass->noise != NULL; i++) {
+        pass->noise[TENSOR_OUT][i] = formula_noise(pass, TENSOR_OUT, i);
     }
 }
 
@@ -265,6 +278,7 @@ static void run_pass(struct formula *pass, const struct strip *strip)
         bool scaled = id == TENSOR_DQ || id == TENSOR_DK;
         finish_sums(pass, id, scaled ? (double)p->scale : 1);
     }
+    finish_out(pass);
 }
 
 static void strip_compute(
@@ -280,6 +294,7 @@ static void strip_compute(
         .problem = p,
         .result = strip->exact,
         .noise = strip->noise,
+        .spread = strip->spread,
         .backward = direction == ATTN_BACKWARD,
         /* dropout's lane, of a problem with one head */
         .batch = (int32_t)(strip->sequence * shape->heads_q + strip->head),
