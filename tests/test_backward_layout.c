@@ -137,8 +137,7 @@ Test(backward_layout, a_vectors_gradient_has_sums_of_its_side)
     struct backward_layout layout = backward_layout_of(&problem);
     cr_expect_eq(backward_bias_side(&problem), LENGTHS_KEYS);
     cr_expect_geq(layout.dq - layout.bias, 3 * 6 * 333 * sizeof(float));
-    cr_expect_eq(backward_dbias_blocks(&problem, LENGTHS_QUERIES), 1);
-    cr_expect_eq(backward_dbias_blocks(&problem, LENGTHS_KEYS), 6);
+    cr_expect_eq(backward_dbias_tiles(&problem), 3 * 6 * 6);
     cr_expect_eq(backward_vector_blocks(&problem), 6);
 
     problem.bias_broadcast[3] = true; /* one number in all, from one for each query */
@@ -147,11 +146,15 @@ Test(backward_layout, a_vectors_gradient_has_sums_of_its_side)
     cr_expect(layout.dq - layout.bias >= 3 * 6 * 100 * sizeof(float) &&
               layout.dq - layout.bias < 3 * 6 * 100 * sizeof(float) + 64);
     cr_expect_eq(backward_vector_blocks(&problem), 1);
+    cr_expect_eq(backward_dbias_tiles(&problem), 3 * 6 * 2);
 
     problem.bias_broadcast[2] = problem.bias_broadcast[3] = false;
     layout = backward_layout_of(&problem);
     cr_expect_eq(layout.dq, layout.bias, "a matrix needs no sums");
-    cr_expect_eq(backward_dbias_blocks(&problem, LENGTHS_QUERIES), 2);
+    problem.bias_dtype = ATTN_FP32;
+    cr_expect_eq(backward_dbias_tiles(&problem), 3 * 6 * 2 * 6);
+    problem.bias_broadcast[0] = true;
+    cr_expect_eq(backward_dbias_tiles(&problem), 6 * 2 * 6);
 }
 
 Test(backward_layout, blocks_of_keys_write_what_is_nothing_but_ds)

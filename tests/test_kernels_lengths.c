@@ -106,6 +106,38 @@ Test(kernels_lengths, nonsense_is_clamped)
     }
 }
 
+/* Sums of a vector are there for rows that there are, and no others are added. */
+Test(kernels_lengths, of_a_vectors_gradient)
+{
+    static const int32_t starts[BATCH + 1] = {0, 3, 140, 140, 230};
+    static const int32_t keys[BATCH] = {2, 130, 9, 70};
+    static const bool one[][4] = {{true, false, true, false}, {false, true, true, false},
+        {true, false, false, true}, {false, false, false, true}, {true, true, true, true}};
+
+    for (int n = 0; n < 10; n++) {
+        struct trial_spec spec = packed_spec();
+        spec.dtype = tested_dtype(n);
+        spec.seqlen_q = 230; /* four times what all blocks of the sequences are */
+        spec.seqlen_k = 230;
+        spec.key_lengths = n > 4;
+        memcpy(spec.bias_one, one[n % 5], sizeof one[0]);
+        struct trial trial;
+        trial_init(&trial, &spec);
+        for (enum trial_lengths side = TRIAL_CU_SEQLENS_Q; side <= TRIAL_CU_SEQLENS_K; side++) {
+            memcpy(trial.lengths[side].bytes, starts, sizeof starts);
+        }
+        if (spec.key_lengths) {
+            memcpy(trial.lengths[TRIAL_SEQLENS_K].bytes, keys, sizeof keys);
+        }
+        struct attn_lengths *lengths = &trial.problem.lengths;
+        cr_assert(lengths->total_q >= starts[BATCH] && lengths->total_k >= starts[BATCH]);
+        lengths->total_q = lengths->total_k = starts[BATCH];
+        trial_refill(&trial, &spec);
+        solve("a vector", &trial, (uint64_t)n % 2 * 3);
+        trial_finish(&trial);
+    }
+}
+
 /* -- somebody changes them ------------------------------------------------------------------ */
 
 typedef int32_t lengths_table[TRIAL_LENGTHS][BATCH + 1];

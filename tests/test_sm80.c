@@ -12,6 +12,7 @@
 #include "dice.h"
 #include "family.h"
 #include "sm80/backward.h"
+#include "sm80/backward_layout.h"
 
 #define SEED 20261123
 #define MAX_TILES 4000
@@ -261,6 +262,30 @@ Test(sm80, every_tile_of_every_stage_runs_once_and_in_order)
     for (int i = 0; i < 300; i++) {
         draw_and_launch(i % 2 == 0 ? ATTN_FORWARD : ATTN_BACKWARD, &dice);
     }
+}
+
+/* Of packed sequences none is as long as the longest may be, as far as the rows go. */
+Test(sm80, a_vectors_gradient_has_tiles_for_rows_that_there_are)
+{
+    static const bool one[][4] = {{true, false, true, false}, {true, true, true, false},
+        {true, false, false, true}, {true, false, true, true}, {false, false, true, true}};
+    struct attn_problem problem;
+    struct dice dice = {SEED + 5};
+    draw_problem(&problem, &dice, true);
+    problem.batch = 64;
+    problem.heads_q = 16;
+    problem.seqlen_q = problem.seqlen_k = 16384;
+    problem.bias.data = problem.dbias.data = &there;
+    problem.lengths.cu_seqlens_q = problem.lengths.cu_seqlens_k = (const int32_t *)(uintptr_t)names;
+    problem.lengths.total_q = problem.lengths.total_k = 16384;
+    for (size_t i = 0; i < sizeof(one) / sizeof(one[0]); i++) {
+        memcpy(problem.bias_broadcast, one[i], sizeof(one[i]));
+        const uint64_t most = 16 * (16384 / 64 + 64); /* of each stage */
+        cr_expect_leq(sm80_family.tile_count(ATTN_BACKWARD, &problem), 6 * most, "bias %zu", i);
+        cr_expect_leq(backward_dbias_tiles(&problem), most, "bias %zu", i);
+    }
+    problem.seqlen_q = 1000000000;
+    cr_expect_leq(backward_dbias_tiles(&problem), 16 * (16384 / 64 + 64));
 }
 
 Test(sm80, problems_share_launches)

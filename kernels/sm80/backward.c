@@ -88,22 +88,6 @@ static const struct sm80_kernel *convert_kernel(const struct attn_problem *probl
 
 /* -- dbias and the last sums ---------------------------------------------------------------------- */
 
-static uint64_t dbias_tiles(const struct attn_problem *problem)
-{
-    enum backward_dbias kind = backward_dbias_of(problem);
-    bool matrix = kind == BACKWARD_DBIAS_MATRIX;
-    bool one_batch = matrix && problem->bias_broadcast[0];
-    bool one_head = matrix && problem->bias_broadcast[1];
-
-    if (kind == BACKWARD_DBIAS_NONE || backward_dbias_direct(problem)) {
-        return 0;
-    }
-    return (one_batch ? 1 : (uint64_t)problem->batch) *
-           (one_head ? 1 : (uint64_t)problem->heads_q) *
-           (uint64_t)backward_dbias_blocks(problem, LENGTHS_QUERIES) *
-           (uint64_t)backward_dbias_blocks(problem, LENGTHS_KEYS);
-}
-
 static const struct sm80_kernel *dbias_kernel(const struct attn_problem *problem)
 {
     struct sm80_key key = sm80_key_of(problem);
@@ -159,7 +143,7 @@ static const struct sm80_stage stages[] = {
     {columns_tiles, columns_kernel},
     {rows_tiles, rows_kernel},
     {convert_tiles, convert_kernel},
-    {dbias_tiles, dbias_kernel},
+    {backward_dbias_tiles, dbias_kernel},
     {sums_tiles, sums_kernel},
     {padding_tiles, padding_kernel},
 };

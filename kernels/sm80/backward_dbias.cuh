@@ -11,7 +11,7 @@
  * the other one's is unused. */
 struct dbias_part {
     enum backward_dbias kind;
-    int32_t batch;
+    int32_t batch; /* -1: there is nothing to do */
     int32_t end_batch;
     int32_t head;
     int32_t end_head;
@@ -19,15 +19,34 @@ struct dbias_part {
     int32_t key;
 };
 
-PTX_FUNCTION struct dbias_part dbias_part_of(const struct attn_problem &problem, int64_t tile)
+PTX_FUNCTION struct dbias_part dbias_vector_part_of(
+    const struct device_item &item, enum backward_dbias kind, int64_t tile)
+{
+    const struct attn_problem &problem = item.problem;
+    enum lengths_side side = backward_bias_side(&problem);
+    int64_t blocks = lengths_blocks(&problem, side, BACKWARD_ROWS);
+    struct lengths_place place =
+        lengths_place_of(&problem, item.workspace, side, BACKWARD_ROWS, tile % blocks);
+    struct dbias_part part;
+    part.kind = kind;
+    part.batch = place.batch;
+    part.end_batch = place.batch + 1;
+    part.head = (int32_t)(tile / blocks);
+    part.end_head = part.head + 1;
+    part.query = side == LENGTHS_QUERIES ? place.row : 0;
+    part.key = side == LENGTHS_KEYS ? place.row : 0;
+    return part;
+}
+
+PTX_FUNCTION struct dbias_part dbias_matrix_part_of(
+    const struct attn_problem &problem, int64_t tile)
 {
     struct dbias_part part;
-    part.kind = backward_dbias_of(&problem);
-    bool matrix = part.kind == BACKWARD_DBIAS_MATRIX;
-    bool all_batches = matrix && problem.bias_broadcast[0];
-    bool all_heads = matrix && problem.bias_broadcast[1];
-    int64_t queries = backward_dbias_blocks(&problem, LENGTHS_QUERIES);
-    int64_t keys = backward_dbias_blocks(&problem, LENGTHS_KEYS);
+    part.kind = BACKWARD_DBIAS_MATRIX;
+    bool all_batches = problem.bias_broadcast[0];
+    bool all_heads = problem.bias_broadcast[1];
+    int64_t queries = lengths_blocks_each(&problem, LENGTHS_QUERIES, BACKWARD_ROWS);
+    int64_t keys = lengths_blocks_each(&problem, LENGTHS_KEYS, BACKWARD_ROWS);
     int64_t rest = tile / keys / queries;
     int32_t heads = all_heads ? 1 : problem.heads_q;
     part.key = (int32_t)(tile % keys) * BACKWARD_ROWS;
@@ -37,6 +56,13 @@ PTX_FUNCTION struct dbias_part dbias_part_of(const struct attn_problem &problem,
     part.batch = (int32_t)(rest / heads);
     part.end_batch = all_batches ? problem.batch : part.batch + 1;
     return part;
+}
+
+PTX_FUNCTION struct dbias_part dbias_part_of(const struct device_item &item, int64_t tile)
+{
+    enum backward_dbias kind = backward_dbias_of(&item.problem);
+    return kind == BACKWARD_DBIAS_MATRIX ? dbias_matrix_part_of(item.problem, tile)
+                                         : dbias_vector_part_of(item, kind, tile);
 }
 
 /* A tile of one head of one sequence: in shared memory, because registers are short. Thread 0 finds
@@ -183,6 +209,22 @@ PTX_FUNCTION void dbias_load(
     ptx_copy_commit();
 }
 
+/* Where nothing is seen ds is 0 and not 0 times something. p is used up. */
+template <int N>
+PTX_FUNCTION void dbias_mask(const struct score_head &score, int32_t row, int32_t column,
+    float (&p)[1][N][4], float (&ds)[1][N][4])
+{
+    backward_clear(p);
+    score_mask(score, row, column, p);
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            ds[0][n][e] = p[0][n][e] == 0 ? ds[0][n][e] : 0.0F;
+        }
+    }
+}
+
 /* Adds the ds of a tile. */
 template <int Width, enum score_kind Kind, bool Bf16, int N>
 PTX_FUNCTION void dbias_add(const struct dbias_step &step, uint32_t stage, float (&sum)[1][N][4])
@@ -207,6 +249,9 @@ PTX_FUNCTION void dbias_add(const struct dbias_step &step, uint32_t stage, float
     backward_multiply<Bf16, of_queries, of_keys, Width>(
         ds, stage + shape::dout, first, stage + shape::v, 0);
     backward_ds<Kind>(step.score, stats, p, ds);
+    if (!score_sees_all(step.score, step.query + first, 16, step.key, 8 * N)) {
+        dbias_mask(step.score, step.query + first, step.key, p, ds);
+    }
 #pragma unroll
     for (int n = 0; n < N; n++) {
 #pragma unroll
@@ -359,7 +404,10 @@ static __global__ void __launch_bounds__(BACKWARD_ROW_THREADS, 2)
     struct device_place tile = device_place_of(group, ptx_block());
     const struct device_item &item = *tile.item;
     const struct attn_problem &problem = item.problem;
-    struct dbias_part part = dbias_part_of(problem, (int64_t)tile.tile);
+    struct dbias_part part = dbias_part_of(item, (int64_t)tile.tile);
+    if (part.batch < 0) {
+        return;
+    }
     char *shared = ptx_shared_memory();
     float sum[1][shape::score_n][4];
     backward_clear(sum);

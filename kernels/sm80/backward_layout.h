@@ -95,22 +95,29 @@ BACKWARD_FUNCTION bool backward_dbias_direct(const struct attn_problem *problem)
            (!problem->bias_broadcast[1] || problem->heads_q == 1);
 }
 
-/* Blocks of a side in the gradient of a bias; 1 for the side that a vector's tiles walk over. Packed
- * sequences have as many as the longest, since the gradient has all elements for each. */
-BACKWARD_FUNCTION int64_t backward_dbias_blocks(
-    const struct attn_problem *problem, enum lengths_side side)
-{
-    enum backward_dbias walked =
-        side == LENGTHS_QUERIES ? BACKWARD_DBIAS_KEYS : BACKWARD_DBIAS_QUERIES;
-
-    return backward_dbias_of(problem) == walked ? 1
-                                                : lengths_blocks_each(problem, side, BACKWARD_ROWS);
-}
-
 /* The side that a vector's gradient has elements for. */
 BACKWARD_FUNCTION enum lengths_side backward_bias_side(const struct attn_problem *problem)
 {
     return backward_dbias_of(problem) == BACKWARD_DBIAS_KEYS ? LENGTHS_KEYS : LENGTHS_QUERIES;
+}
+
+/* Tiles of the stage that owns a bias's gradient. A matrix has elements for every query and key of the
+ * longest sequences; a vector's stage leaves sums for rows that there are, and no others are read. */
+BACKWARD_FUNCTION uint64_t backward_dbias_tiles(const struct attn_problem *problem)
+{
+    enum backward_dbias kind = backward_dbias_of(problem);
+    enum lengths_side side = backward_bias_side(problem);
+
+    if (kind == BACKWARD_DBIAS_NONE || backward_dbias_direct(problem)) {
+        return 0;
+    }
+    if (kind != BACKWARD_DBIAS_MATRIX) {
+        return (uint64_t)lengths_blocks(problem, side, BACKWARD_ROWS) * (uint64_t)problem->heads_q;
+    }
+    return (problem->bias_broadcast[0] ? 1 : (uint64_t)problem->batch) *
+           (problem->bias_broadcast[1] ? 1 : (uint64_t)problem->heads_q) *
+           (uint64_t)lengths_blocks_each(problem, LENGTHS_QUERIES, BACKWARD_ROWS) *
+           (uint64_t)lengths_blocks_each(problem, LENGTHS_KEYS, BACKWARD_ROWS);
 }
 
 /* -- the last sums -------------------------------------------------------------------------------- */
