@@ -110,21 +110,23 @@ PTX_FUNCTION struct tile_cursor tile_cursor_of(const struct tile_rows &rows)
     return cursor;
 }
 
-/* Whole: every chunk exists; else `rows` and `columns` do, from the thread's first chunk on. */
+/* Whole: every chunk exists; else `rows` and `columns` do, from the thread's first chunk on, but no row
+ * of the tile before `begin`. */
 template <int Rows, int Width, int Threads, bool Whole>
 PTX_FUNCTION void tile_load_chunks(
-    uint32_t shared, const struct tile_cursor &cursor, int rows, int columns)
+    uint32_t shared, const struct tile_cursor &cursor, int begin, int rows, int columns)
 {
     typedef struct tile<Rows, Width> place;
     static const int step = tile_share<Rows, Width, Threads>::step;
-    uint32_t to = shared + place::offset((int)(ptx_thread() / place::chunks),
-                               (int)(ptx_thread() % place::chunks) * 8);
+    int first = (int)(ptx_thread() / place::chunks);
+    uint32_t to = shared + place::offset(first, (int)(ptx_thread() % place::chunks) * 8);
     const char *at = cursor.at;
 #pragma unroll
     for (int i = 0; i < Rows / step; i++) {
 #pragma unroll
         for (int page = 0; page < Width / place::page_columns; page++) {
-            int left = i * step < rows ? columns - page * place::page_columns : 0;
+            bool exists = i * step < rows && first + i * step >= begin;
+            int left = exists ? columns - page * place::page_columns : 0;
             uint32_t bytes = left >= 8 ? 16U : left > 0 ? (uint32_t)left * 2 : 0U;
             /* Where nothing is read, the address may be any. */
             ptx_copy_16(to + (uint32_t)(page * place::page_bytes + i * step * place::row_bytes),
@@ -135,14 +137,14 @@ PTX_FUNCTION void tile_load_chunks(
 }
 
 template <int Rows, int Width, int Threads>
-PTX_FUNCTION void tile_load_elements(char *shared, const struct tile_rows &from)
+PTX_FUNCTION void tile_load_elements(char *shared, const struct tile_rows &from, int begin)
 {
     typedef struct tile<Rows, Width> place;
 #pragma unroll 1
     for (int number = (int)ptx_thread(); number < Rows * Width / 2; number += Threads) {
         int row = number / (Width / 2);
         int column = number % (Width / 2) * 2;
-        int left = row < from.rows ? from.columns - column : 0;
+        int left = row >= begin && row < from.rows ? from.columns - column : 0;
         const uint16_t *source =
             (const uint16_t *)(const void *)from.first + row * from.stride + column;
         uint32_t low = left > 0 ? source[0] : 0U;
@@ -151,29 +153,30 @@ PTX_FUNCTION void tile_load_elements(char *shared, const struct tile_rows &from)
     }
 }
 
-/* Starts to copy a tile, of `all` from `row` on, of which the cursor is; what does not exist becomes 0.
- * All Threads of the block. The copies that are not aligned are complete after the block's next
- * barrier, the others as ptx_copy_wait() says. */
+/* Starts to copy a tile, of `all` from `row` on, of which the cursor is; what does not exist becomes 0,
+ * and so do rows of the tile before `begin`. All Threads of the block. The copies that are not aligned
+ * are complete after the block's next barrier, the others as ptx_copy_wait() says. */
 template <int Rows, int Width, int Threads>
-PTX_FUNCTION void tile_load(
-    char *shared, const struct tile_cursor &cursor, const struct tile_rows &all, int32_t row)
+PTX_FUNCTION void tile_load(char *shared, const struct tile_cursor &cursor,
+    const struct tile_rows &all, int32_t row, int begin = INT32_MIN)
 {
     typedef struct tile<Rows, Width> place;
-    if (cursor.whole) {
-        tile_load_chunks<Rows, Width, Threads, true>(ptx_shared_address(shared), cursor, 0, 0);
+    if (cursor.whole && begin <= 0) {
+        tile_load_chunks<Rows, Width, Threads, true>(ptx_shared_address(shared), cursor, 0, 0, 0);
     } else if (all.aligned) {
-        tile_load_chunks<Rows, Width, Threads, false>(ptx_shared_address(shared), cursor,
+        tile_load_chunks<Rows, Width, Threads, false>(ptx_shared_address(shared), cursor, begin,
             all.rows - row - (int)(ptx_thread() / place::chunks),
             all.columns - (int)(ptx_thread() % place::chunks) * 8);
     } else {
-        tile_load_elements<Rows, Width, Threads>(shared, tile_rows_from(all, row));
+        tile_load_elements<Rows, Width, Threads>(shared, tile_rows_from(all, row), begin);
     }
 }
 
 template <int Rows, int Width, int Threads>
-PTX_FUNCTION void tile_load(char *shared, const struct tile_rows &from)
+PTX_FUNCTION void tile_load(char *shared, const struct tile_rows &from, int begin = INT32_MIN)
 {
-    tile_load<Rows, Width, Threads>(shared, tile_cursor_of<Rows, Width, Threads>(from), from, 0);
+    tile_load<Rows, Width, Threads>(
+        shared, tile_cursor_of<Rows, Width, Threads>(from), from, 0, begin);
 }
 
 template <int Rows, int Width, int Threads>

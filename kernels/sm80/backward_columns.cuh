@@ -6,6 +6,7 @@
 #pragma once
 
 #include "backward_parts.cuh"
+#include "backward_seen.cuh"
 
 /* What a block owns and walks over: in shared memory, because registers are short. Thread 0 writes. */
 struct columns_walk {
@@ -15,9 +16,10 @@ struct columns_walk {
     int32_t heads; /* of the group */
     int32_t row;   /* the first query of each head that sees any of the keys */
     int32_t end;   /* behind the last one */
+    struct backward_seen seen;
     struct lengths_sequence queries;
     struct lengths_sequence keys;
-    struct tile_rows q; /* of the group's first head, from the sequence's first query on */
+    struct tile_rows q; /* of the group's first head, from the sequence's first query to seen.end */
     struct tile_rows dout;
     int64_t q_head; /* from one head's to the next one's, in elements */
     int64_t dout_head;
@@ -121,8 +123,8 @@ PTX_FUNCTION void columns_next_score(
 PTX_FUNCTION struct tile_rows columns_rows(
     const struct attn_view &view, const struct columns_walk &walk, int columns)
 {
-    struct tile_rows rows = backward_rows(
-        view, walk.queries, walk.kv_head * walk.heads, 0, walk.queries.length, columns);
+    struct tile_rows rows =
+        backward_rows(view, walk.queries, walk.kv_head * walk.heads, 0, walk.seen.end, columns);
     rows.aligned = rows.aligned && (walk.heads == 1 || view.head_stride % 8 == 0);
     return rows;
 }
@@ -178,15 +180,17 @@ PTX_FUNCTION void columns_begin(struct columns_walk &walk, const struct device_p
     walk.kv_head = (int32_t)((int64_t)place.tile / blocks);
     walk.queries = lengths_sequence_of(problem, item.workspace, LENGTHS_QUERIES, found.batch);
     walk.keys = lengths_sequence_of(problem, item.workspace, LENGTHS_KEYS, found.batch);
-    columns_find(walk, item);
-    columns_find_dbias(walk, *problem);
     walk.row = 0;
     walk.end = 0;
     if (walk.heads == 0) { /* and slopes without an element to read */
+        walk.dbias = NULL;
         return;
     }
 
     walk.score = columns_score_of(walk, *problem, 0);
+    walk.seen = backward_seen_of(walk.score);
+    columns_find(walk, item);
+    columns_find_dbias(walk, *problem);
     int32_t last =
         walk.key + Shape::keys < walk.keys.length ? walk.key + Shape::keys : walk.keys.length;
     walk.row = score_first_query(walk.score, walk.key) / Shape::queries * Shape::queries;
@@ -212,7 +216,7 @@ PTX_FUNCTION void columns_load_q(
 {
     struct tile_rows rows = tile_rows_from(walk.q, step.row);
     rows.first += walk.q_head * step.head * 2;
-    tile_load<Shape::queries, Width, Shape::threads>(shared, rows);
+    tile_load<Shape::queries, Width, Shape::threads>(shared, rows, walk.seen.first - step.row);
     ptx_copy_commit();
 }
 
@@ -222,7 +226,8 @@ PTX_FUNCTION void columns_load_dout(
 {
     struct tile_rows rows = tile_rows_from(walk.dout, step.row);
     rows.first += walk.dout_head * step.head * 2;
-    tile_load<Shape::queries, Width, Shape::threads>(shared + Shape::query_bytes, rows);
+    tile_load<Shape::queries, Width, Shape::threads>(
+        shared + Shape::query_bytes, rows, walk.seen.first - step.row);
     ptx_copy_commit();
 }
 
@@ -311,7 +316,7 @@ PTX_FUNCTION void columns_add_dq(
     }
 }
 
-/* The block's columns of a head's dbias, from a query on. */
+/* The block's columns of a head's dbias, from a query on; as many as there are keys. */
 PTX_FUNCTION struct tile_rows columns_dbias_rows(
     const struct columns_walk &walk, int32_t head, int32_t row)
 {
@@ -319,7 +324,7 @@ PTX_FUNCTION struct tile_rows columns_dbias_rows(
     rows.first = walk.dbias + (walk.dbias_head * head + walk.dbias_row * row) * 2;
     rows.stride = walk.dbias_row;
     rows.rows = walk.queries.extent - row;
-    rows.columns = walk.keys.extent - walk.key;
+    rows.columns = walk.keys.length - walk.key;
     rows.aligned = (uintptr_t)rows.first % 16 == 0 && walk.dbias_row % 8 == 0;
     return rows;
 }
@@ -348,19 +353,21 @@ PTX_FUNCTION void columns_store_dbias(
     }
 }
 
-/* Sets what no step writes to 0. */
+/* Sets what no step writes to 0: rows before and behind the walk, and columns beyond the length. */
 template <class Shape>
 PTX_FUNCTION void columns_clear_dbias(const struct columns_walk &walk)
 {
-    int32_t first = walk.row < walk.end ? walk.row : 0;
-    int32_t end = walk.row < walk.end ? first + (walk.end - first + Shape::queries - 1) /
-                                                    Shape::queries * Shape::queries
-                                      : 0;
+    int column = (int)ptx_thread() % Shape::keys;
+    bool walked = walk.row < walk.end && column < walk.keys.length - walk.key;
+    int32_t first = walked ? walk.row : 0;
+    int32_t end =
+        walked ? first + (walk.end - first + Shape::queries - 1) / Shape::queries * Shape::queries
+               : 0;
     for (int32_t head = 0; head < walk.heads; head++) {
         struct tile_rows rows = columns_dbias_rows(walk, head, 0);
-        int column = (int)ptx_thread() % Shape::keys;
+        int32_t columns = walk.keys.extent - walk.key;
         int32_t row = (int)ptx_thread() / Shape::keys;
-        for (; row < rows.rows && column < rows.columns; row += Shape::threads / Shape::keys) {
+        for (; row < rows.rows && column < columns; row += Shape::threads / Shape::keys) {
             row = row >= first && row < end ? end + (row - first) % (Shape::threads / Shape::keys)
                                             : row;
             if (row < rows.rows) {
@@ -370,13 +377,32 @@ PTX_FUNCTION void columns_clear_dbias(const struct columns_walk &walk)
     }
 }
 
+/* Rows of a gradient from `exist` on are 0 and not the sum of 0 times something. */
+template <class Shape>
+PTX_FUNCTION void columns_cut(float (&sum)[Shape::key_m][Shape::key_n][4], int exist)
+{
+    int row =
+        columns_warp() % Shape::key_warps * (16 * Shape::key_m) + (int)(ptx_thread() & 31) / 4;
+#pragma unroll
+    for (int m = 0; m < Shape::key_m; m++) {
+#pragma unroll
+        for (int n = 0; n < Shape::key_n; n++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                sum[m][n][e] = row + 16 * m + 8 * (e / 2) < exist ? sum[m][n][e] : 0.0F;
+            }
+        }
+    }
+}
+
 /* The block's rows of a gradient, through a tile of shared memory. */
 template <int Width, bool Bf16, class Shape>
 PTX_FUNCTION void columns_store(const struct columns_walk &walk, const struct attn_view &view,
-    int columns, float factor, const float (&sum)[Shape::key_m][Shape::key_n][4], char *shared)
+    int columns, float factor, float (&sum)[Shape::key_m][Shape::key_n][4], char *shared)
 {
     int warp = columns_warp();
 
+    columns_cut<Shape>(sum, walk.keys.length - walk.key);
     ptx_barrier(); /* before: others may still read what lies there */
     backward_put<Bf16, Shape::keys, Width>(shared, warp % Shape::key_warps * (16 * Shape::key_m),
         warp / Shape::key_warps * (8 * Shape::key_n), sum, factor);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "backward_parts.cuh"
+#include "backward_seen.cuh"
 
 template <int Width>
 struct rows_shape {
@@ -59,16 +60,31 @@ PTX_FUNCTION void rows_load_keys(
 }
 
 template <int Width>
-PTX_FUNCTION void rows_load_queries(
-    const struct attn_problem &problem, const struct backward_place &place, char *shared)
+PTX_FUNCTION void rows_load_queries(const struct attn_problem &problem,
+    const struct backward_place &place, const struct backward_seen &seen, char *shared)
 {
     typedef struct rows_shape<Width> shape;
-    tile_load<shape::queries, Width, shape::threads>(
-        shared + shape::q, backward_rows(problem.q, place.queries, place.head, place.row,
-                               place.queries.length, problem.head_dim_qk));
-    tile_load<shape::queries, Width, shape::threads>(
-        shared + shape::dout, backward_rows(problem.dout, place.queries, place.head, place.row,
-                                  place.queries.length, problem.head_dim_v));
+    tile_load<shape::queries, Width, shape::threads>(shared + shape::q,
+        backward_rows(
+            problem.q, place.queries, place.head, place.row, seen.end, problem.head_dim_qk),
+        seen.first - place.row);
+    tile_load<shape::queries, Width, shape::threads>(shared + shape::dout,
+        backward_rows(
+            problem.dout, place.queries, place.head, place.row, seen.end, problem.head_dim_v),
+        seen.first - place.row);
+}
+
+/* Where there are sinks, delta of queries that see no key may be anything. row: the warp's first. */
+PTX_FUNCTION void rows_load_delta(struct backward_stats<1> &stats, const float *delta, int32_t row,
+    const struct backward_seen &seen)
+{
+    int lane = (int)ptx_thread() & 31;
+    backward_load_delta(stats, delta, row, seen.end);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        bool sees = row + lane / 4 + 8 * half >= seen.first;
+        stats.delta[0][half] = sees ? stats.delta[0][half] : 0.0F;
+    }
 }
 
 /* sums of ds * distance over a thread's keys. */
@@ -188,14 +204,14 @@ static __global__ void __launch_bounds__(BACKWARD_ROW_THREADS)
     struct score_head score =
         score_head_of(problem, place.batch, place.head, place.queries.length, keys.length);
     struct rows_walk walk = rows_walk_of<Width>(item, place, score);
+    struct backward_seen seen = backward_seen_of(score);
     struct backward_layout layout = backward_layout_of(&problem);
     int first = (int)(ptx_thread() / 32) * 16;
-    int32_t queries = place.queries.length - place.row;
     struct backward_stats<1> stats;
-    backward_load_lse(
-        stats, (const float *)(item.workspace + layout.lse) + place.at, first, queries);
-    backward_load_delta(
-        stats, (const float *)(item.workspace + layout.delta) + place.at, first, queries);
+    backward_load_lse(stats, (const float *)(item.workspace + layout.lse) + place.at - place.row,
+        place.row + first, place.queries.length);
+    rows_load_delta(stats, (const float *)(item.workspace + layout.delta) + place.at - place.row,
+        place.row + first, seen);
     char *shared = ptx_shared_memory();
     uint32_t address = ptx_shared_address(shared);
     float dq[1][Width / 8][4];
@@ -203,7 +219,7 @@ static __global__ void __launch_bounds__(BACKWARD_ROW_THREADS)
     backward_clear(dq);
 
     if (walk.key < walk.end) {
-        rows_load_queries<Width>(problem, place, shared);
+        rows_load_queries<Width>(problem, place, seen, shared);
         rows_load_keys<Width>(problem, walk, walk.key, shared + shape::k);
     }
     int stage = 0;

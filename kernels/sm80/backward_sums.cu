@@ -82,7 +82,7 @@ PTX_FUNCTION void sums_sinks(const struct device_item &item, int32_t head)
         struct sums_rows rows = sums_rows_of(item, LENGTHS_QUERIES, b, head);
         for (int32_t i = (int32_t)ptx_thread(); i < rows.length; i += SUMS_THREADS) {
             float p = ptx_exp2((sink - lse[rows.at + i]) * (plain ? 1.0F : SCORE_LOG2E));
-            sum -= p > 0 ? (double)p * (double)delta[rows.at + i] : 0.0;
+            sum -= p == 0 ? 0.0 : (double)p * (double)delta[rows.at + i]; /* p may be NaN */
         }
     }
     sum = sums_of_block(sum);
