@@ -46,6 +46,15 @@ PTX_FUNCTION struct rows_walk rows_walk_of(const struct device_item &item,
     return walk;
 }
 
+/* Which of the block's queries see a key, counted from its first one. */
+PTX_FUNCTION struct backward_seen rows_seen_of(const struct score_head &score, int32_t row)
+{
+    struct backward_seen seen = backward_seen_of(score);
+    seen.first -= row;
+    seen.end -= row;
+    return seen;
+}
+
 /* k and v from a key on. */
 template <int Width>
 PTX_FUNCTION void rows_load_keys(
@@ -65,13 +74,13 @@ PTX_FUNCTION void rows_load_queries(const struct attn_problem &problem,
 {
     typedef struct rows_shape<Width> shape;
     tile_load<shape::queries, Width, shape::threads>(shared + shape::q,
-        backward_rows(
-            problem.q, place.queries, place.head, place.row, seen.end, problem.head_dim_qk),
-        seen.first - place.row);
+        backward_rows(problem.q, place.queries, place.head, place.row, place.row + seen.end,
+            problem.head_dim_qk),
+        seen.first);
     tile_load<shape::queries, Width, shape::threads>(shared + shape::dout,
-        backward_rows(
-            problem.dout, place.queries, place.head, place.row, seen.end, problem.head_dim_v),
-        seen.first - place.row);
+        backward_rows(problem.dout, place.queries, place.head, place.row, place.row + seen.end,
+            problem.head_dim_v),
+        seen.first);
 }
 
 /* Where there are sinks, delta of queries that see no key may be anything. row: the warp's first. */
@@ -204,14 +213,13 @@ static __global__ void __launch_bounds__(BACKWARD_ROW_THREADS)
     struct score_head score =
         score_head_of(problem, place.batch, place.head, place.queries.length, keys.length);
     struct rows_walk walk = rows_walk_of<Width>(item, place, score);
-    struct backward_seen seen = backward_seen_of(score);
+    struct backward_seen seen = rows_seen_of(score, place.row);
     struct backward_layout layout = backward_layout_of(&problem);
     int first = (int)(ptx_thread() / 32) * 16;
     struct backward_stats<1> stats;
-    backward_load_lse(stats, (const float *)(item.workspace + layout.lse) + place.at - place.row,
-        place.row + first, place.queries.length);
-    rows_load_delta(stats, (const float *)(item.workspace + layout.delta) + place.at - place.row,
-        place.row + first, seen);
+    backward_load_lse(stats, (const float *)(item.workspace + layout.lse) + place.at, first,
+        place.queries.length - place.row);
+    rows_load_delta(stats, (const float *)(item.workspace + layout.delta) + place.at, first, seen);
     char *shared = ptx_shared_memory();
     uint32_t address = ptx_shared_address(shared);
     float dq[1][Width / 8][4];
