@@ -179,7 +179,8 @@ enum attnd_alignment {
  * gradient of s behind the softcap, summed over the dimensions in which bias has extent 1; that of
  * slopes the sum of -ds * |i + off - j| over what a slope is for; that of sinks the sum of
  * -e^(sinks[h] - lse) * (dout . out - dlse) over all queries. Lengths have none. A NaN or an infinity in
- * a key or value that only the mask hides may reach queries near those that see it: 0 times it is NaN.
+ * a key or value that only the mask hides may reach queries near those that see it, and one in a query
+ * that sees no key, or in dout there, gradients of keys near it: 0 times it is NaN.
  *
  * Dropout. Each p is kept or becomes 0; p kept is multiplied by 65536 / (65536 - t), where
  * t = round(65536 * dropout_p). The backward wants the forward's dropout_p, seed and offset. p of
