@@ -1,8 +1,10 @@
 /*
- * Deadlines on the monotonic clock. INT64_MAX is a deadline that never comes.
+ * Deadlines on the monotonic clock, and conditions to wait for until one. INT64_MAX is a deadline that
+ * never comes.
  */
 #pragma once
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <time.h>
@@ -33,4 +35,14 @@ static inline int64_t clock_left_ns(int64_t deadline, int64_t limit)
 static inline struct timespec clock_timespec(int64_t ns)
 {
     return (struct timespec){.tv_sec = ns / CLOCK_SECOND_NS, .tv_nsec = ns % CLOCK_SECOND_NS};
+}
+
+/* pthread_cond_timedwait() then takes clock_timespec() of a deadline. */
+static inline void clock_init_condition(pthread_cond_t *condition)
+{
+    pthread_condattr_t monotonic;
+    (void)pthread_condattr_init(&monotonic);
+    (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(condition, &monotonic);
+    (void)pthread_condattr_destroy(&monotonic);
 }

@@ -273,11 +273,7 @@ enum attnd_status gate_open(
     }
     *gate = (struct gate){.fd = fd, .loss = loss};
     (void)pthread_mutex_init(&gate->mutex, NULL);
-    pthread_condattr_t monotonic;
-    (void)pthread_condattr_init(&monotonic);
-    (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    (void)pthread_cond_init(&gate->left, &monotonic);
-    (void)pthread_condattr_destroy(&monotonic);
+    clock_init_condition(&gate->left);
     return ATTND_OK;
 }
 

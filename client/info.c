@@ -79,9 +79,23 @@ static void write_stats(struct attnd_stats *stats, const struct wire_stats *from
     memcpy(stats, &known, size < sizeof known ? size : sizeof known);
 }
 
+/* The reply of a kind, or `silence`. */
+static enum attnd_status ask(struct attnd *client, enum wire_request_kind question,
+    enum wire_reply_kind answer, const char *silence, struct wire_reply *reply)
+{
+    struct wire_request request = {.kind = question};
+    enum attnd_status status = rpc_call(&client->rpc, &request, reply, client->timeout_ns);
+    if (status != ATTND_OK) {
+        return status;
+    }
+    if (reply->error.status != WIRE_OK) {
+        return error_of_wire(&reply->error);
+    }
+    return reply->kind == answer ? ATTND_OK : error_set(ATTND_PROTOCOL_ERROR, "%s", silence);
+}
+
 enum attnd_status attnd_get_info(struct attnd *client, struct attnd_info *info)
 {
-    struct wire_request request = {.kind = WIRE_GET_INFO};
     struct wire_reply reply;
     enum attnd_status status = client_check(client);
     if (status != ATTND_OK) {
@@ -96,22 +110,16 @@ enum attnd_status attnd_get_info(struct attnd *client, struct attnd_info *info)
             "the daemon speaks version %u.%u of the protocol, in which it says nothing of itself",
             (unsigned)client->session.major, (unsigned)client->session.minor);
     }
-    status = rpc_call(&client->rpc, &request, &reply, client->timeout_ns);
-    if (status != ATTND_OK) {
-        return status;
+    status =
+        ask(client, WIRE_GET_INFO, WIRE_REPLY_INFO, "the daemon said nothing of itself", &reply);
+    if (status == ATTND_OK) {
+        write_info(info, &reply.info);
     }
-    if (reply.error.status != WIRE_OK || reply.kind != WIRE_REPLY_INFO) {
-        return reply.error.status != WIRE_OK
-                   ? error_of_wire(&reply.error)
-                   : error_set(ATTND_PROTOCOL_ERROR, "the daemon said nothing of itself");
-    }
-    write_info(info, &reply.info);
-    return ATTND_OK;
+    return status;
 }
 
 enum attnd_status attnd_get_stats(struct attnd *client, struct attnd_stats *stats)
 {
-    struct wire_request request = {.kind = WIRE_GET_STATS};
     struct wire_reply reply;
     enum attnd_status status = client_check(client);
     if (status != ATTND_OK) {
@@ -121,15 +129,9 @@ enum attnd_status attnd_get_stats(struct attnd *client, struct attnd_stats *stat
         return error_set(
             ATTND_INVALID_ARGUMENT, stats ? "stats->size is no struct's sizeof" : "stats is NULL");
     }
-    status = rpc_call(&client->rpc, &request, &reply, client->timeout_ns);
-    if (status != ATTND_OK) {
-        return status;
+    status = ask(client, WIRE_GET_STATS, WIRE_REPLY_STATS, "the daemon gave no statistics", &reply);
+    if (status == ATTND_OK) {
+        write_stats(stats, &reply.stats);
     }
-    if (reply.error.status != WIRE_OK || reply.kind != WIRE_REPLY_STATS) {
-        return reply.error.status != WIRE_OK
-                   ? error_of_wire(&reply.error)
-                   : error_set(ATTND_PROTOCOL_ERROR, "the daemon gave no statistics");
-    }
-    write_stats(stats, &reply.stats);
-    return ATTND_OK;
+    return status;
 }

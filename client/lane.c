@@ -105,11 +105,7 @@ static bool is_held_up(struct lanes *lanes, const struct lane_turn *turn)
 
 void lane_init(struct lanes *lanes, struct page *page, uint64_t max_in_flight)
 {
-    pthread_condattr_t monotonic;
-    (void)pthread_condattr_init(&monotonic);
-    (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    (void)pthread_cond_init(&lanes->told, &monotonic);
-    (void)pthread_condattr_destroy(&monotonic);
+    clock_init_condition(&lanes->told);
     lanes->page = page;
     lanes->max_in_flight = max_in_flight;
 }

@@ -228,11 +228,7 @@ enum attnd_status rpc_open(struct rpc *rpc, const char *directory, int wake_fd, 
         close_sockets(rpc);
         return status;
     }
-    pthread_condattr_t monotonic;
-    (void)pthread_condattr_init(&monotonic);
-    (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    (void)pthread_cond_init(&rpc->answered, &monotonic);
-    (void)pthread_condattr_destroy(&monotonic);
+    clock_init_condition(&rpc->answered);
     (void)pthread_mutex_init(&rpc->mutex, NULL);
     return ATTND_OK;
 }

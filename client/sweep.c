@@ -51,11 +51,7 @@ static bool start_locked(struct attnd *client, struct wire_error *error)
 
 void sweep_init(struct sweep *sweep)
 {
-    pthread_condattr_t monotonic;
-    (void)pthread_condattr_init(&monotonic);
-    (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    (void)pthread_cond_init(&sweep->stopped, &monotonic);
-    (void)pthread_condattr_destroy(&monotonic);
+    clock_init_condition(&sweep->stopped);
     (void)pthread_mutex_init(&sweep->mutex, NULL);
 }
 

@@ -294,9 +294,8 @@ struct session *session_open(struct session_table *table, const struct wire_gate
     }
     if (session == NULL) {
         (void)wire_fail(error, WIRE_RESOURCE_EXHAUSTED,
-            "requests of ended sessions are still running, or their memory is not yet unmapped, "
-            "and "
-            "leave no place for another");
+            "requests of ended sessions are still running, or their memory is not yet unmapped: "
+            "they leave no place for another");
         return NULL;
     }
     *session = (struct session){.table = table,

@@ -389,6 +389,14 @@ static void backward_noise(
     }
 }
 
+/* Noise and spread together: independent errors add up as squares. */
+static double whole_noise(const struct formula *pass, enum tensor_id id, int64_t index)
+{
+    double noise = pass->noise[id][index];
+    double spread = pass->spread[id] != NULL ? pass->spread[id][index] : 0;
+    return sqrt(noise * noise + spread);
+}
+
 /* -- public ------------------------------------------------------------------------------------ */
 
 void formula_philox(uint32_t counter[4], uint64_t seed)
@@ -495,9 +503,24 @@ void formula_backward_row(struct formula *pass, int64_t row, int64_t begin, int6
     }
 }
 
-double formula_noise(const struct formula *pass, enum tensor_id id, int64_t index)
+void formula_finish_sums(struct formula *pass, enum tensor_id id, double factor)
 {
-    double noise = pass->noise[id][index];
-    double spread = pass->spread[id] != NULL ? pass->spread[id][index] : 0;
-    return sqrt(noise * noise + spread);
+    struct tensor tensor = tensor_of(pass->problem, id);
+    int64_t count = pass->result[id] != NULL ? tensor_elements(&tensor) : 0;
+    for (int64_t i = 0; i < count; i++) {
+        double value = pass->result[id][i] * factor;
+        pass->result[id][i] = pass->low ? dtype_round(tensor.dtype, value) : value;
+        if (pass->noise != NULL) {
+            double noise = whole_noise(pass, id, i);
+            pass->noise[id][i] = noise * fabs(factor) + FORMULA_UNIT32 * fabs(value);
+        }
+    }
+}
+
+void formula_finish_out(struct formula *pass)
+{
+    struct tensor out = tensor_of(pass->problem, TENSOR_OUT);
+    for (int64_t i = 0; i < tensor_elements(&out) && pass->noise != NULL; i++) {
+        pass->noise[TENSOR_OUT][i] = whole_noise(pass, TENSOR_OUT, i);
+    }
 }

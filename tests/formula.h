@@ -71,5 +71,10 @@ void formula_forward_row(struct formula *pass, int64_t row, int64_t begin, int64
 /* Adds the row's part of every gradient; dq and dk still lack the factor scale. */
 void formula_backward_row(struct formula *pass, int64_t row, int64_t begin, int64_t end);
 
-/* An element's noise and spread together: independent errors add up as squares. */
-double formula_noise(const struct formula *pass, enum tensor_id id, int64_t index);
+/* Behind all rows: a gradient's sums times `factor` become results, which the low pass rounds to memory,
+ * and their noise takes the spread in. */
+void formula_finish_sums(struct formula *pass, enum tensor_id id, double factor);
+
+/* The same for out, behind the gradients' rows, which take the roundings behind its spread into account by
+ * themselves. */
+void formula_finish_out(struct formula *pass);

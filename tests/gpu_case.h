@@ -39,7 +39,9 @@ uint64_t gpu_region_bytes(void);
 bool gpu_has_regions(void *count); /* a uint64_t: for gpu_eventually() */
 
 void gpu_ok(enum attnd_status got, const char *call, const char *file, int line);
-void gpu_expect(enum attnd_status got, enum attnd_status status, const char *sentence);
+
+/* Whether a call ended so, and its message has the sentence in it; else prints what came instead. */
+bool gpu_says(enum attnd_status got, enum attnd_status status, const char *sentence);
 
 /* A small fp16 forward of fixed shape in `memory` of the device, or in new memory if that is NULL. */
 struct client_case *gpu_call(void *memory);

@@ -65,30 +65,6 @@ static double *gather(const struct attn_problem *problem, enum tensor_id id)
     return values;
 }
 
-/* Sums become results: the score's scale is applied once, and the low pass rounds to memory. */
-static void finish_sums(struct formula *pass, enum tensor_id id, double factor)
-{
-    struct tensor tensor = tensor_of(pass->problem, id);
-    int64_t count = tensor_elements(&tensor);
-    for (int64_t i = 0; i < count && pass->result[id] != NULL; i++) {
-        double value = pass->result[id][i] * factor;
-        pass->result[id][i] = pass->low ? dtype_round(tensor.dtype, value) : value;
-        if (pass->noise != NULL) {
-            double noise = formula_noise(pass, id, i);
-            pass->noise[id][i] = noise * fabs(factor) + FORMULA_UNIT32 * fabs(value);
-        }
-    }
-}
-
-/* Only now, since gradients take the roundings behind out's spread into account by themselves. */
-static void finish_out(struct formula *pass)
-{
-    struct tensor out = tensor_of(pass->problem, TENSOR_OUT);
-    for (int64_t i = 0; i < tensor_elements(&out) && pass->noise != NULL; i++) {
-        pass->noise[TENSOR_OUT][i] = formula_noise(pass, TENSOR_OUT, i);
-    }
-}
-
 /* What a row of no sequence keeps. */
 static void clear_lse(struct formula *pass)
 {
@@ -115,15 +91,15 @@ static void run_pass(struct formula *pass)
             run_head(pass);
         }
     }
-    finish_out(pass);
+    formula_finish_out(pass);
     if (pass->backward) {
         double scale = (double)p->scale;
-        finish_sums(pass, TENSOR_DQ, scale);
-        finish_sums(pass, TENSOR_DK, scale);
-        finish_sums(pass, TENSOR_DV, 1);
-        finish_sums(pass, TENSOR_DBIAS, 1);
-        finish_sums(pass, TENSOR_DSLOPES, 1);
-        finish_sums(pass, TENSOR_DSINKS, 1);
+        formula_finish_sums(pass, TENSOR_DQ, scale);
+        formula_finish_sums(pass, TENSOR_DK, scale);
+        formula_finish_sums(pass, TENSOR_DV, 1);
+        formula_finish_sums(pass, TENSOR_DBIAS, 1);
+        formula_finish_sums(pass, TENSOR_DSLOPES, 1);
+        formula_finish_sums(pass, TENSOR_DSINKS, 1);
     }
     free(rows);
 }

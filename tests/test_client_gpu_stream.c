@@ -63,7 +63,7 @@ Test(client_gpu_stream, a_call_returns_at_once_and_the_stream_goes_on_with_its_r
     fake_cuda_launch(stream, make_inputs, &late);
     OK(gpu_submit(made, stream, &ticket));
     fake_cuda_launch(stream, look_at_outputs, &late);
-    gpu_expect(attnd_wait(gpu_client, ticket, 50000000), ATTND_TIMED_OUT, "not ended yet");
+    cr_assert(gpu_says(attnd_wait(gpu_client, ticket, 50000000), ATTND_TIMED_OUT, "not ended yet"));
     cr_expect_eq(((unsigned char *)made->tensor[WIRE_OUT].data)[0], 0, "it waits for the inputs");
     atomic_store(&gate.open, true);
     OK(attnd_wait(gpu_client, ticket, ATTND_FOREVER));
@@ -232,11 +232,13 @@ Test(client_gpu_stream, a_client_has_streams_of_one_context)
     void *elsewhere = stream_of(1, true);
     void *stream = stream_of(0, true);
     void *other = stream_of(0, false);
-    gpu_expect(gpu_submit(made, elsewhere, NULL), ATTND_INVALID_ARGUMENT,
-        "stream is of GPU-5a5a5a5a-5a5a-5a5a-5a5a-5a5a5a5a5a01");
+    cr_assert(gpu_says(gpu_submit(made, elsewhere, NULL), ATTND_INVALID_ARGUMENT,
+        "stream is of GPU-5a5a5a5a-5a5a-5a5a-5a5a-5a5a5a5a5a01"));
     gpu_run(made, stream);
-    gpu_expect(gpu_submit(made, other, NULL), ATTND_INVALID_ARGUMENT, "another CUDA context");
-    gpu_expect(gpu_submit(made, elsewhere, NULL), ATTND_INVALID_ARGUMENT, "another CUDA context");
+    cr_assert(
+        gpu_says(gpu_submit(made, other, NULL), ATTND_INVALID_ARGUMENT, "another CUDA context"));
+    cr_assert(gpu_says(
+        gpu_submit(made, elsewhere, NULL), ATTND_INVALID_ARGUMENT, "another CUDA context"));
     (void)cuCtxPushCurrent_v2(fake_cuda_context(1, true));
     gpu_run(made, stream); /* whatever is current */
     gpu_finish_call(made, true);
@@ -247,7 +249,8 @@ Test(client_gpu_stream, a_stream_that_is_captured_is_refused_and_not_disturbed)
     struct client_case *made = gpu_call(NULL);
     void *stream = fake_cuda_stream();
     fake_cuda_capture(stream, true);
-    gpu_expect(gpu_submit(made, stream, NULL), ATTND_UNSUPPORTED, "stream is being captured");
+    cr_assert(
+        gpu_says(gpu_submit(made, stream, NULL), ATTND_UNSUPPORTED, "stream is being captured"));
     cr_expect_not(fake_cuda_capture_is_spoilt(stream));
     cr_expect_eq(gpu_regions(), 0);
     cr_expect_eq(fake_cuda_registered(), 0);
@@ -257,7 +260,7 @@ Test(client_gpu_stream, a_stream_that_is_captured_is_refused_and_not_disturbed)
     fake_cuda_capture(stream, false);
     gpu_run(made, stream);
     fake_cuda_capture(stream, true);
-    gpu_expect(attnd_lane_reset(gpu_client, stream), ATTND_UNSUPPORTED, "being captured");
+    cr_assert(gpu_says(attnd_lane_reset(gpu_client, stream), ATTND_UNSUPPORTED, "being captured"));
     cr_expect_not(fake_cuda_capture_is_spoilt(stream));
     fake_cuda_capture(stream, false);
     OK(attnd_lane_reset(gpu_client, stream));
@@ -289,17 +292,18 @@ Test(client_gpu_stream, behind_a_failure_nothing_runs_until_the_stream_is_reset)
     atomic_store(&gate.open, true);
     fake_cuda_synchronize(stream);
     cr_expect_eq(((uint16_t *)made->tensor[WIRE_OUT].data)[0], 0xA5A5, "it did not run");
-    gpu_expect(attnd_wait(gpu_client, first, ATTND_FOREVER), ATTND_DEVICE_FAULT, "");
+    cr_assert(gpu_says(attnd_wait(gpu_client, first, ATTND_FOREVER), ATTND_DEVICE_FAULT, ""));
     char reason[512];
     (void)snprintf(reason, sizeof reason, "%.200s", attnd_message());
-    gpu_expect(attnd_wait(gpu_client, second, ATTND_FOREVER), ATTND_LANE_POISONED, "earlier");
-    gpu_expect(gpu_submit(made, stream, NULL), ATTND_LANE_POISONED, reason);
+    cr_assert(
+        gpu_says(attnd_wait(gpu_client, second, ATTND_FOREVER), ATTND_LANE_POISONED, "earlier"));
+    cr_assert(gpu_says(gpu_submit(made, stream, NULL), ATTND_LANE_POISONED, reason));
     gpu_run(beside, NULL);
-    gpu_expect(gpu_submit(made, stream, NULL), ATTND_LANE_POISONED, "attnd_lane_reset()");
+    cr_assert(gpu_says(gpu_submit(made, stream, NULL), ATTND_LANE_POISONED, "attnd_lane_reset()"));
     OK(attnd_lane_reset(gpu_client, stream));
     gpu_run(made, stream);
     OK(attnd_lane_reset(gpu_client, stream));
-    gpu_expect(attnd_wait(gpu_client, first, 0), ATTND_DEVICE_FAULT, "");
+    cr_assert(gpu_says(attnd_wait(gpu_client, first, 0), ATTND_DEVICE_FAULT, ""));
     gpu_finish_call(faulty, true);
     gpu_finish_call(made, true);
     gpu_finish_call(beside, true);
@@ -316,8 +320,9 @@ Test(client_gpu_stream, a_failure_of_an_array_names_its_member)
     requests[2].lse = NULL;
     attnd_ticket ticket;
     OK(attnd_submit(gpu_client, NULL, requests, 3, &ticket));
-    gpu_expect(attnd_wait(gpu_client, ticket, ATTND_FOREVER), ATTND_DEVICE_FAULT, "requests[");
-    gpu_expect(gpu_submit(made, NULL, NULL), ATTND_LANE_POISONED, "");
+    cr_assert(
+        gpu_says(attnd_wait(gpu_client, ticket, ATTND_FOREVER), ATTND_DEVICE_FAULT, "requests["));
+    cr_assert(gpu_says(gpu_submit(made, NULL, NULL), ATTND_LANE_POISONED, ""));
     gpu_finish_call(faulty, true);
     gpu_finish_call(made, true);
 }
@@ -337,7 +342,7 @@ Test(client_gpu_stream, host_calls_are_never_poisoned)
     for (int i = 0; i < 3; i++) {
         attnd_ticket ticket;
         OK(gpu_submit(faulty, NULL, &ticket));
-        gpu_expect(attnd_wait(gpu_client, ticket, 0), ATTND_DEVICE_FAULT, "");
+        cr_assert(gpu_says(attnd_wait(gpu_client, ticket, 0), ATTND_DEVICE_FAULT, ""));
     }
     free(faulty->memory);
     gpu_finish_call(faulty, false);
@@ -364,7 +369,7 @@ Test(client_gpu_stream, a_host_call_that_could_not_be_sent_makes_no_stream_ready
     OK(attnd_wait(gpu_client, ticket, ATTND_FOREVER));
     gpu_client->timeout_ns = CLOCK_SECOND_NS / 20;
     exchange_socket(&unconnected);
-    gpu_expect(gpu_submit(host, NULL, NULL), ATTND_TIMED_OUT, "took no message");
+    cr_assert(gpu_says(gpu_submit(host, NULL, NULL), ATTND_TIMED_OUT, "took no message"));
     exchange_socket(&unconnected);
     gpu_client->timeout_ns = 10 * CLOCK_SECOND_NS;
     (void)zmq_close(unconnected);
@@ -388,8 +393,8 @@ Test(client_gpu_stream, a_stream_that_takes_no_work_holds_up_nobody)
     OK(gpu_submit(made, stream, &ticket));
     cr_assert_eq(pthread_create(&thread, NULL, open_later, &gate), 0);
     fake_cuda_fail_next(DRIVER_ILLEGAL_ADDRESS);
-    gpu_expect(gpu_submit(made, stream, NULL), ATTND_DEVICE_FAULT,
-        "stream takes no work: CUDA says CUDA_ERROR_ILLEGAL_ADDRESS (700)");
+    cr_assert(gpu_says(gpu_submit(made, stream, NULL), ATTND_DEVICE_FAULT,
+        "stream takes no work: CUDA says CUDA_ERROR_ILLEGAL_ADDRESS (700)"));
     cr_expect(atomic_load(&gate.open), "the request before it did not get its turn early");
     OK(attnd_wait(gpu_client, ticket, 0));
     (void)pthread_join(thread, NULL);
@@ -412,11 +417,11 @@ Test(client_gpu_stream, when_the_programs_own_kernels_fail_nobody_waits_for_ever
         OK(gpu_submit(made, stream, &ticket));
     }
     fake_cuda_break(fake_cuda_context(0, true));
-    gpu_expect(attnd_wait(gpu_client, ticket, ATTND_FOREVER), ATTND_DEVICE_FAULT,
-        "the CUDA context of the stream failed");
+    cr_assert(gpu_says(attnd_wait(gpu_client, ticket, ATTND_FOREVER), ATTND_DEVICE_FAULT,
+        "the CUDA context of the stream failed"));
     OK(attnd_wait(gpu_client, good, 0));
-    gpu_expect(gpu_submit(made, stream, NULL), ATTND_DEVICE_FAULT,
-        "stream cannot be used: CUDA says CUDA_ERROR_ILLEGAL_ADDRESS (700)");
+    cr_assert(gpu_says(gpu_submit(made, stream, NULL), ATTND_DEVICE_FAULT,
+        "stream cannot be used: CUDA says CUDA_ERROR_ILLEGAL_ADDRESS (700)"));
     move_to_host(host);
     for (int i = 0; i < PAGE_RESULTS; i++) {
         OK(gpu_submit(host, NULL, &ticket));
@@ -438,7 +443,8 @@ Test(client_gpu_stream, a_failed_context_is_noticed_without_any_memory_of_it)
     struct client_case *made = gpu_call(NULL);
     void *own = made->tensor[WIRE_Q].data;
     made->tensor[WIRE_Q].data = fake_cuda_alloc(0, FAKE_POOL, made->bytes);
-    gpu_expect(gpu_submit(made, NULL, NULL), ATTND_UNSUPPORTED_MEMORY, "q lies in a memory pool");
+    cr_assert(gpu_says(
+        gpu_submit(made, NULL, NULL), ATTND_UNSUPPORTED_MEMORY, "q lies in a memory pool"));
     made->tensor[WIRE_Q].data = own;
     cr_expect_eq(gpu_regions(), 0);
     fake_cuda_break(fake_cuda_context(0, true));

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cost.h"
+#include "plan_tensor.h"
 
 #define WORKSPACE_BYTES (1U << 20)
 
@@ -23,15 +24,6 @@ static void stop(void)
 
 TestSuite(cost, .init = start, .fini = stop);
 
-static void set_tensor(struct wire_plan *plan, uint32_t t, enum wire_role role, uint32_t dims,
-    const uint64_t *shape, const int64_t *strides)
-{
-    plan->tensor[t] = (struct wire_tensor){.role = role, .dtype = WIRE_FP32, .dims = dims};
-    memcpy(plan->tensor[t].shape, shape, dims * sizeof *shape);
-    memcpy(plan->tensor[t].strides, strides, dims * sizeof *strides);
-    plan->tensors = t + 1;
-}
-
 static struct plan *create(const struct wire_plan *wire)
 {
     struct wire_error error = {.status = WIRE_OK};
@@ -48,10 +40,10 @@ static void fill_long(struct wire_plan *plan, uint64_t queries, uint64_t keys, u
     static const int64_t same[] = {0, 0, 0, 1};
     const int64_t stride = (int64_t)dim;
     *plan = (struct wire_plan){.direction = WIRE_FORWARD, .alignment = WIRE_BOTTOM_RIGHT};
-    set_tensor(plan, 0, WIRE_Q, 4, (uint64_t[]){1, queries, 1, dim}, same);
-    set_tensor(plan, 1, WIRE_K, 4, (uint64_t[]){1, keys, 1, dim}, same);
-    set_tensor(plan, 2, WIRE_V, 4, (uint64_t[]){1, keys, 1, dim}, same);
-    set_tensor(plan, 3, WIRE_OUT, 4, (uint64_t[]){1, queries, 1, dim},
+    plan_tensor(plan, 0, WIRE_Q, 4, (uint64_t[]){1, queries, 1, dim}, same);
+    plan_tensor(plan, 1, WIRE_K, 4, (uint64_t[]){1, keys, 1, dim}, same);
+    plan_tensor(plan, 2, WIRE_V, 4, (uint64_t[]){1, keys, 1, dim}, same);
+    plan_tensor(plan, 3, WIRE_OUT, 4, (uint64_t[]){1, queries, 1, dim},
         (int64_t[]){(int64_t)(queries * dim), stride, stride, 1});
 }
 
@@ -153,7 +145,7 @@ static void add_tensor(struct wire_plan *plan, enum wire_role role, uint32_t dim
         strides[dim - 1] = stride;
         stride *= (int64_t)shape[dim - 1];
     }
-    set_tensor(plan, plan->tensors, role, dims - without_first, shape + without_first,
+    plan_tensor(plan, plan->tensors, role, dims - without_first, shape + without_first,
         strides + without_first);
 }
 

@@ -10,12 +10,9 @@
 #include "tested.h"
 #include "trial.h"
 
-/* Both directions, judged by the bar and by what was written. */
 static void solve(const char *name, struct trial *trial, unsigned workers)
 {
-    const struct judge_run run = {tested_family(), ATTN_BACKWARD, true, workers, 0, NULL, false};
-    struct verdict verdict = {0};
-    judge_trial(&verdict, trial, &run);
+    struct verdict verdict = tested_judge(trial, workers, 0);
     cr_expect(!verdict.failed, "%s, ratio %g", name, verdict.ratio);
 }
 
@@ -44,18 +41,9 @@ static void expect_nothing(const char *name, const struct attn_problem *problem)
 
 static struct trial_spec usual_spec(enum attn_dtype dtype)
 {
-    struct trial_spec spec = trial_spec_default();
-    spec.dtype = dtype;
+    struct trial_spec spec = tested_spec(dtype);
     spec.batch = 2;
-    spec.heads_q = 4;
-    spec.heads_kv = 2;
-    spec.head_dim_qk = 24;
-    spec.head_dim_v = 40;
-    spec.seqlen_q = 70;
     spec.seqlen_k = 50;
-    spec.scale = 0.2F;
-    spec.dlse = true;
-    spec.deterministic = true;
     return spec;
 }
 

@@ -12,45 +12,9 @@
 
 static void solve(const char *name, struct trial *trial)
 {
-    const struct judge_run run = {tested_family(), ATTN_BACKWARD, true, 2, 0, NULL, false};
-    struct verdict verdict = {0};
-    judge_trial(&verdict, trial, &run);
+    struct verdict verdict = tested_judge(trial, 2, 0);
     cr_expect(
         !verdict.failed, "%s, dtype %d, ratio %g", name, (int)trial->problem.dtype, verdict.ratio);
-}
-
-static void run(
-    const struct attn_family *family, enum attn_direction direction, struct attn_problem problem)
-{
-    struct executor executor;
-    executor_init(&executor, family, 2);
-    cr_expect(executor_solve(&executor, direction, &problem, 1, 0) == 0);
-    executor_finish(&executor);
-}
-
-/* Both directions, unjudged. */
-static void compute(
-    struct trial *trial, const struct attn_family *forward, const struct attn_family *backward)
-{
-    run(forward, ATTN_FORWARD, trial_forward(trial));
-    run(backward, ATTN_BACKWARD, trial->problem);
-}
-
-static struct trial_spec usual_spec(enum attn_dtype dtype)
-{
-    struct trial_spec spec = trial_spec_default();
-    spec.dtype = dtype;
-    spec.batch = 3;
-    spec.heads_q = 4;
-    spec.heads_kv = 2;
-    spec.head_dim_qk = 24;
-    spec.head_dim_v = 40;
-    spec.seqlen_q = 70;
-    spec.seqlen_k = 90;
-    spec.scale = 0.2F;
-    spec.dlse = true;
-    spec.deterministic = true;
-    return spec;
 }
 
 static void fill(struct trial *trial, enum tensor_id id, double even, double odd)
@@ -84,7 +48,7 @@ Test(kernels_extremes, judged)
 
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
         for (int d = 0; d < TESTED_DTYPES; d++) {
-            struct trial_spec spec = usual_spec(tested_dtype(d));
+            struct trial_spec spec = tested_spec(tested_dtype(d));
             spec.softcap = cases[c].softcap;
             spec.slopes = spec.dslopes = true;
             spec.sinks = spec.dsinks = true;
@@ -106,7 +70,7 @@ Test(kernels_extremes, judged)
 Test(kernels_extremes, nearly_everything_dropped)
 {
     for (int d = 1; d < TESTED_DTYPES; d++) { /* fp16 has no such numbers */
-        struct trial_spec spec = usual_spec(tested_dtype(d));
+        struct trial_spec spec = tested_spec(tested_dtype(d));
         spec.dropout_threshold = 65535;
         spec.seqlen_q = 300;
         spec.seqlen_k = 300;
@@ -309,7 +273,7 @@ Test(kernels_extremes, the_least_finite_bias_is_not_minus_infinity)
 
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
         for (int d = 0; d < TESTED_DTYPES; d++) {
-            struct trial_spec spec = usual_spec(tested_dtype(d));
+            struct trial_spec spec = tested_spec(tested_dtype(d));
             spec.batch = 1;
             spec.bias = spec.dbias = true;
             spec.bias_fp32 = cases[c].fp32 || spec.dtype == ATTN_FP16; /* whose least is ordinary */
@@ -323,9 +287,9 @@ Test(kernels_extremes, the_least_finite_bias_is_not_minus_infinity)
             least_init(&ours, &spec);
             least_init(&mixed, &spec);
             least_init(&theirs, &spec);
-            compute(&ours, tested_family(), tested_family());
-            compute(&mixed, cpu, tested_family());
-            compute(&theirs, cpu, cpu);
+            cr_expect(tested_compute(&ours, tested_family(), tested_family(), 2));
+            cr_expect(tested_compute(&mixed, cpu, tested_family(), 2));
+            cr_expect(tested_compute(&theirs, cpu, cpu, 2));
             expect_least(cases[c].name, &ours.problem);
             expect_least(cases[c].name, &mixed.problem);
             expect_near(cases[c].name, &ours.problem, &theirs.problem);
@@ -343,7 +307,7 @@ Test(kernels_extremes, sums_and_differences_of_the_ends)
     const struct attn_family *cpu = attn_family_find("cpu");
 
     for (int d = 0; d < 2 * TESTED_DTYPES; d++) {
-        struct trial_spec spec = usual_spec(tested_dtype(d));
+        struct trial_spec spec = tested_spec(tested_dtype(d));
         spec.batch = 1;
         spec.bias = spec.dbias = true;
         spec.bias_fp32 = true;
@@ -358,7 +322,8 @@ Test(kernels_extremes, sums_and_differences_of_the_ends)
             if (spec.slopes) {
                 fill(&trials[i], TENSOR_SLOPES, 1e37, -1e-3);
             }
-            compute(&trials[i], i == 0 ? tested_family() : cpu, i == 0 ? tested_family() : cpu);
+            cr_expect(tested_compute(
+                &trials[i], i == 0 ? tested_family() : cpu, i == 0 ? tested_family() : cpu, 2));
         }
         expect_numbers("ends", &trials[0].problem);
         expect_near("ends", &trials[0].problem, &trials[1].problem);
@@ -388,14 +353,14 @@ Test(kernels_extremes, no_scale_makes_nan)
 
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
         for (int d = 0; d < TESTED_DTYPES; d++) {
-            struct trial_spec spec = usual_spec(tested_dtype(d));
+            struct trial_spec spec = tested_spec(tested_dtype(d));
             spec.batch = 1;
             spec.scale = cases[c].scale;
             spec.softcap = cases[c].softcap;
             spec.values = cases[c].values;
             struct trial trial;
             trial_init(&trial, &spec);
-            compute(&trial, tested_family(), tested_family());
+            cr_expect(tested_compute(&trial, tested_family(), tested_family(), 2));
             expect_numbers(cases[c].name, &trial.problem);
             int64_t wrong = 0;
             for (int64_t i = 0; i < 4 * 70; i++) {

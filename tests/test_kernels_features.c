@@ -12,28 +12,9 @@
 
 static void solve(const char *name, struct trial *trial)
 {
-    const struct judge_run run = {tested_family(), ATTN_BACKWARD, true, 2, 0, NULL, false};
-    struct verdict verdict = {0};
-    judge_trial(&verdict, trial, &run);
+    struct verdict verdict = tested_judge(trial, 2, 0);
     cr_expect(
         !verdict.failed, "%s, dtype %d, ratio %g", name, (int)trial->problem.dtype, verdict.ratio);
-}
-
-static struct trial_spec usual_spec(enum attn_dtype dtype)
-{
-    struct trial_spec spec = trial_spec_default();
-    spec.dtype = dtype;
-    spec.batch = 3;
-    spec.heads_q = 4;
-    spec.heads_kv = 2;
-    spec.head_dim_qk = 24;
-    spec.head_dim_v = 40;
-    spec.seqlen_q = 70;
-    spec.seqlen_k = 90;
-    spec.scale = 0.2F;
-    spec.dlse = true;
-    spec.deterministic = true;
-    return spec;
 }
 
 static void add_all(struct trial_spec *spec)
@@ -78,7 +59,7 @@ static void expect_row(const struct trial *trial, enum tensor_id id, int64_t row
 Test(kernels_features, a_row_of_minus_infinities_sees_nothing)
 {
     for (int d = 0; d < TESTED_DTYPES; d++) {
-        struct trial_spec spec = usual_spec(tested_dtype(d));
+        struct trial_spec spec = tested_spec(tested_dtype(d));
         spec.bias = true;
         spec.dbias = true;
         spec.seqlen_k = 300; /* whole blocks without a finite score */
@@ -100,7 +81,7 @@ Test(kernels_features, a_row_of_minus_infinities_sees_nothing)
 Test(kernels_features, sinks_take_rows_without_keys)
 {
     for (int d = 0; d < TESTED_DTYPES; d++) {
-        struct trial_spec spec = usual_spec(tested_dtype(d));
+        struct trial_spec spec = tested_spec(tested_dtype(d));
         spec.seqlen_q = 120; /* the first 30 see no key */
         spec.window_right = 0;
         spec.sinks = true;
@@ -124,22 +105,12 @@ Test(kernels_features, sinks_take_rows_without_keys)
 
 static struct trial_spec packed_spec(enum attn_dtype dtype)
 {
-    struct trial_spec spec = usual_spec(dtype);
+    struct trial_spec spec = tested_spec(dtype);
     add_all(&spec);
     spec.seed = 3;
     spec.varlen_q = true;
     spec.varlen_k = true;
     return spec;
-}
-
-static void solve_both(struct trial *trial)
-{
-    struct attn_problem forward = trial_forward(trial);
-    struct executor executor;
-    executor_init(&executor, tested_family(), 2);
-    cr_expect(executor_solve(&executor, ATTN_FORWARD, &forward, 1, 0) == 0);
-    cr_expect(executor_solve(&executor, ATTN_BACKWARD, &trial->problem, 1, 0) == 0);
-    executor_finish(&executor);
 }
 
 static bool is_of_keys(enum tensor_id id)
@@ -196,12 +167,12 @@ Test(kernels_features, nothing_of_a_sequence_reaches_its_neighbours)
         struct trial_spec spec = packed_spec(tested_dtype(d));
         struct trial clean;
         trial_init(&clean, &spec);
-        solve_both(&clean);
+        cr_expect(tested_compute(&clean, tested_family(), tested_family(), 2));
         for (int32_t b = 0; b < spec.batch; b++) {
             struct trial dirty;
             trial_init(&dirty, &spec);
             poison(&dirty, b);
-            solve_both(&dirty);
+            cr_expect(tested_compute(&dirty, tested_family(), tested_family(), 2));
             expect_same_elsewhere(&clean, &dirty, b);
             trial_finish(&dirty);
         }
@@ -218,7 +189,7 @@ Test(kernels_features, nothing_of_a_problem_reaches_others_of_its_group)
     struct attn_problem forward[3];
     struct attn_problem backward[3];
     trial_init(&alone, &spec);
-    solve_both(&alone);
+    cr_expect(tested_compute(&alone, tested_family(), tested_family(), 2));
     for (int i = 0; i < 3; i++) {
         trial_init(&trials[i], &spec);
         for (int32_t b = 0; i != 1 && b < spec.batch; b++) {

@@ -48,10 +48,7 @@ static struct trial_spec packed_spec(void)
 
 static void solve(const char *name, struct trial *trial, uint64_t tiles_per_launch)
 {
-    const struct judge_run run = {
-        tested_family(), ATTN_BACKWARD, true, 3, tiles_per_launch, NULL, false};
-    struct verdict verdict = {0};
-    judge_trial(&verdict, trial, &run);
+    struct verdict verdict = tested_judge(trial, 3, tiles_per_launch);
     cr_expect(!verdict.failed, "%s, ratio %g", name, verdict.ratio);
 }
 

@@ -60,16 +60,6 @@ static struct trial_spec spec_of(enum features features, int n)
 
 /* -- running -------------------------------------------------------------------------------------- */
 
-static void solve(struct trial *trial)
-{
-    struct attn_problem forward = trial_forward(trial);
-    struct executor executor;
-    executor_init(&executor, tested_family(), 1);
-    cr_assert(executor_solve(&executor, ATTN_FORWARD, &forward, 1, 0) == 0);
-    cr_assert(executor_solve(&executor, ATTN_BACKWARD, &trial->problem, 1, 0) == 0);
-    executor_finish(&executor);
-}
-
 /* Sets an element of each head's row, of all batches. */
 static void spoil_row(struct trial *trial, enum tensor_id id, int64_t row, double value)
 {
@@ -148,8 +138,8 @@ static void check_blind(const struct blind_case *blind, enum features features, 
         spoil_row(&spoilt, row % 2 == 0 || spec.sinks ? TENSOR_Q : TENSOR_DOUT, row,
             row % 3 == 0 ? (double)NAN : (double)INFINITY);
     }
-    solve(&calm);
-    solve(&spoilt);
+    cr_assert(tested_compute(&calm, tested_family(), tested_family(), 1));
+    cr_assert(tested_compute(&spoilt, tested_family(), tested_family(), 1));
     expect_same(blind->name, features, n, &calm, &spoilt);
     trial_finish(&calm);
     trial_finish(&spoilt);
@@ -209,7 +199,7 @@ Test(kernels_nan, of_queries_does_not_reach_keys_beyond_the_lengths)
         trial_refill(&trial, &spec);
         struct tensor q = tensor_of(&trial.problem, TENSOR_Q);
         tensor_set(&q, 0, NAN); /* of the first sequence */
-        solve(&trial);
+        cr_assert(tested_compute(&trial, tested_family(), tested_family(), 1));
         expect_clean_padding(&trial, TENSOR_DK, (int)features, n);
         expect_clean_padding(&trial, TENSOR_DV, (int)features, n);
         expect_clean_padding(&trial, TENSOR_DBIAS, (int)features, n);
@@ -229,7 +219,7 @@ Test(kernels_nan, of_a_query_is_seen_in_the_gradient_of_its_sink)
         trial_init(&trial, &spec);
         struct tensor q = tensor_of(&trial.problem, TENSOR_Q);
         tensor_set(&q, 60 * q.heads * q.columns + q.columns, NAN); /* head 1 */
-        solve(&trial);
+        cr_assert(tested_compute(&trial, tested_family(), tested_family(), 1));
         struct tensor dsinks = tensor_of(&trial.problem, TENSOR_DSINKS);
         cr_expect(isfinite(tensor_get(&dsinks, 0)), "case %d", n);
         cr_expect(isnan(tensor_get(&dsinks, 1)), "case %d: %g", n, tensor_get(&dsinks, 1));

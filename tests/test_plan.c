@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "plan.h"
+#include "plan_tensor.h"
 
 static struct backend *backend;
 
@@ -20,24 +21,15 @@ static void stop(void)
 
 TestSuite(plan, .init = start, .fini = stop);
 
-static void set_tensor(struct wire_plan *plan, uint32_t t, enum wire_role role, uint32_t dims,
-    const uint64_t *shape, const int64_t *strides)
-{
-    plan->tensor[t] = (struct wire_tensor){.role = role, .dtype = WIRE_FP32, .dims = dims};
-    memcpy(plan->tensor[t].shape, shape, dims * sizeof *shape);
-    memcpy(plan->tensor[t].strides, strides, dims * sizeof *strides);
-    plan->tensors = t + 1;
-}
-
 /* Batch 2, 3 queries, 5 keys, 4 and 2 heads, head dims 8 and 6; all strides of q, k and lse differ. */
 static void fill(struct wire_plan *plan)
 {
     *plan = (struct wire_plan){.direction = WIRE_FORWARD, .alignment = WIRE_BOTTOM_RIGHT};
-    set_tensor(plan, 0, WIRE_Q, 4, (uint64_t[]){2, 3, 4, 8}, (int64_t[]){200, 40, 10, 1});
-    set_tensor(plan, 1, WIRE_K, 4, (uint64_t[]){2, 5, 2, 8}, (int64_t[]){100, 20, 10, 1});
-    set_tensor(plan, 2, WIRE_V, 4, (uint64_t[]){2, 5, 2, 6}, (int64_t[]){60, 12, 6, 1});
-    set_tensor(plan, 3, WIRE_OUT, 4, (uint64_t[]){2, 3, 4, 6}, (int64_t[]){72, 24, 6, 1});
-    set_tensor(plan, 4, WIRE_LSE, 3, (uint64_t[]){2, 4, 3}, (int64_t[]){12, 3, 1});
+    plan_tensor(plan, 0, WIRE_Q, 4, (uint64_t[]){2, 3, 4, 8}, (int64_t[]){200, 40, 10, 1});
+    plan_tensor(plan, 1, WIRE_K, 4, (uint64_t[]){2, 5, 2, 8}, (int64_t[]){100, 20, 10, 1});
+    plan_tensor(plan, 2, WIRE_V, 4, (uint64_t[]){2, 5, 2, 6}, (int64_t[]){60, 12, 6, 1});
+    plan_tensor(plan, 3, WIRE_OUT, 4, (uint64_t[]){2, 3, 4, 6}, (int64_t[]){72, 24, 6, 1});
+    plan_tensor(plan, 4, WIRE_LSE, 3, (uint64_t[]){2, 4, 3}, (int64_t[]){12, 3, 1});
 }
 
 static struct plan *create(const struct wire_plan *wire)
@@ -110,11 +102,11 @@ Test(plan, strides_of_tensors_without_elements_lead_nowhere)
     const int64_t wild = INT64_MAX / 8;
     struct wire_plan wire;
     fill(&wire);
-    set_tensor(&wire, 0, WIRE_Q, 4, (uint64_t[]){2, 3, 0, 8}, (int64_t[]){wild, -wild, wild, 1});
-    set_tensor(&wire, 3, WIRE_OUT, 4, (uint64_t[]){2, 3, 0, 6}, (int64_t[]){wild, wild, wild, 1});
-    set_tensor(&wire, 4, WIRE_LSE, 3, (uint64_t[]){2, 0, 3}, (int64_t[]){wild, wild, wild});
-    set_tensor(&wire, 5, WIRE_BIAS, 4, (uint64_t[]){2, 0, 3, 5}, (int64_t[]){wild, wild, wild, 1});
-    set_tensor(&wire, 6, WIRE_SLOPES, 2, (uint64_t[]){2, 0}, (int64_t[]){wild, wild});
+    plan_tensor(&wire, 0, WIRE_Q, 4, (uint64_t[]){2, 3, 0, 8}, (int64_t[]){wild, -wild, wild, 1});
+    plan_tensor(&wire, 3, WIRE_OUT, 4, (uint64_t[]){2, 3, 0, 6}, (int64_t[]){wild, wild, wild, 1});
+    plan_tensor(&wire, 4, WIRE_LSE, 3, (uint64_t[]){2, 0, 3}, (int64_t[]){wild, wild, wild});
+    plan_tensor(&wire, 5, WIRE_BIAS, 4, (uint64_t[]){2, 0, 3, 5}, (int64_t[]){wild, wild, wild, 1});
+    plan_tensor(&wire, 6, WIRE_SLOPES, 2, (uint64_t[]){2, 0}, (int64_t[]){wild, wild});
     struct plan *plan = create(&wire);
     cr_expect_eq(plan->problem.heads_q, 0);
     expect_strides(&plan->problem.q, 0, 0, 1, 1);
@@ -207,7 +199,7 @@ Test(plan, writes_nothing_to_a_gradient_without_elements)
         for (uint32_t t = 0; t < 5; t++) {
             wire.tensor[t].shape[0] = batch;
         }
-        set_tensor(&wire, 5, WIRE_SLOPES, 2, (uint64_t[]){batch, 4}, (int64_t[]){0, 1});
+        plan_tensor(&wire, 5, WIRE_SLOPES, 2, (uint64_t[]){batch, 4}, (int64_t[]){0, 1});
         plan = create(&wire);
         cr_expect_eq(plan->problem.slopes.batch_stride, batch == 0 ? 1 : 0);
         plan_destroy(plan);

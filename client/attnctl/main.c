@@ -149,12 +149,10 @@ int main(int argc, char **argv)
     static const struct argp parser = {OPTIONS, parse_option, "status\ndoctor",
         "Shows what an attnd does, or looks for what is wrong.\v"
         "status  the daemon's version, device, clients, counters and limits\n"
-        "doctor  whether driver, GPUs, limits, permissions and MPS are as they should be, and what "
-        "to "
-        "do about each\n\n"
-        "Exit status: 0 all is well, 1 a finding is bad or the daemon refuses, 2 wrong usage, 3 "
-        "the "
-        "daemon does not answer.",
+        "doctor  whether driver, GPUs, limits, permissions and MPS are as they should be, and "
+        "what to do about each\n\n"
+        "Exit status: 0 all is well, 1 a finding is bad or the daemon refuses, 2 wrong usage, "
+        "3 the daemon does not answer.",
         NULL, NULL, NULL};
     static struct facts facts;
     struct settings settings = {.address = getenv("ATTND_ADDRESS")};

@@ -236,30 +236,6 @@ static double *transpose(const double *tensor, int64_t rows, int64_t columns, do
     return result;
 }
 
-/* Sums become results, as the reference's do. */
-static void finish_sums(struct formula *pass, enum tensor_id id, double factor)
-{
-    struct tensor tensor = tensor_of(pass->problem, id);
-    int64_t count = pass->result[id] != NULL ? tensor_elements(&tensor) : 0;
-    for (int64_t i = 0; i < count; i++) {
-        double value = pass->result[id][i] * factor;
-        pass->result[id][i] = pass->low ? dtype_round(tensor.dtype, value) : value;
-        if (pass->noise != NULL) {
-            double noise = formula_noise(pass, id, i);
-            pass->noise[id][i] = noise * fabs(factor) + FORMULA_UNIT32 * fabs(value);
-        }
-    }
-}
-
-/* Behind the gradients, as the reference does it. */
-static void finish_out(struct formula *pass)
-{
-    struct tensor out = tensor_of(pass->problem, TENSOR_OUT);
-    for (int64_t i = 0; i < tensor_elements(&out) && pass->noise != NULL; i++) {
-        pass->noise[TENSOR_OUT][i] = formula_noise(pass, TENSOR_OUT, i);
-    }
-}
-
 static void run_pass(struct formula *pass, const struct strip *strip)
 {
     const struct attn_problem *p = pass->problem;
@@ -276,9 +252,9 @@ static void run_pass(struct formula *pass, const struct strip *strip)
     for (size_t i = 0; i < COUNT_OF(backward_results) && pass->backward; i++) {
         enum tensor_id id = backward_results[i];
         bool scaled = id == TENSOR_DQ || id == TENSOR_DK;
-        finish_sums(pass, id, scaled ? (double)p->scale : 1);
+        formula_finish_sums(pass, id, scaled ? (double)p->scale : 1);
     }
-    finish_out(pass);
+    formula_finish_out(pass);
 }
 
 static void strip_compute(
