@@ -28,6 +28,6 @@ enum attnd_status chain_enqueue(const struct chain *chain);
  * Waits for the device. */
 bool chain_is_sound(const struct set *set);
 
-/* Runs the chain stream-ordered and in lockstep, waits for both. Says whether the last inputs are sound
- * and the same bits; *status is the first failure. Needs memory for another set. */
-bool chain_agrees(const struct chain *chain, enum attnd_status *status);
+/* Runs the chain stream-ordered and in lockstep, in the other set, waits for both. Says whether the last
+ * inputs are sound and the same bits; *status is the first failure. */
+bool chain_agrees(const struct chain *chain, struct set *other, enum attnd_status *status);

@@ -50,8 +50,8 @@ static void wait_for(const struct trainer *trainer, attnd_ticket ticket)
     require(trainer, attnd_wait(trainer->client, ticket, ATTND_FOREVER), "attnd_wait");
 }
 
-static void check_chain(
-    const struct trainer *trainer, struct set *set, uint32_t calls, bool backward)
+static void check_chain_beside(const struct trainer *trainer, struct set *set, struct set *other,
+    uint32_t calls, bool backward)
 {
     enum attnd_status status = ATTND_OK;
     const struct chain chain = {.client = trainer->client,
@@ -60,13 +60,23 @@ static void check_chain(
         .seed = trainer->seed,
         .calls = calls,
         .backward = backward};
-    bool same = chain_agrees(&chain, &status);
+    bool same = chain_agrees(&chain, other, &status);
     require(trainer, status, "a chain");
     if (!same) {
         (void)fprintf(
             stderr, "gpu_trainer %" PRIu32 ": the order of calls was broken\n", trainer->seed);
         exit(1);
     }
+}
+
+/* Of sets of the usual extents. */
+static void check_chain(
+    const struct trainer *trainer, struct set *set, uint32_t calls, bool backward)
+{
+    struct set other;
+    set_alloc(&other, &usual);
+    check_chain_beside(trainer, set, &other, calls, backward);
+    set_free(&other);
 }
 
 /* ---- Modes --------------------------------------------------------------------------------- */
@@ -79,15 +89,17 @@ static void run_chain(struct trainer *trainer)
     set_free(&set);
 }
 
-/* The same in memory of the virtual memory API. */
+/* The same in memory of the virtual memory API, and in no other. */
 static void run_pieces(struct trainer *trainer)
 {
-    struct set set;
+    struct set sets[2];
     struct pieces pieces;
-    pieces_init(&pieces, PIECE_BYTES, set_bytes(&usual));
-    pieces_grow(&pieces, set_bytes(&usual));
-    set_init(&set, &usual, pieces.base);
-    check_chain(trainer, &set, (uint32_t)trainer->count, true);
+    size_t bytes = set_bytes(&usual);
+    pieces_init(&pieces, PIECE_BYTES, 2 * bytes);
+    pieces_grow(&pieces, 2 * bytes);
+    set_init(&sets[0], &usual, pieces.base);
+    set_init(&sets[1], &usual, pieces.base + bytes);
+    check_chain_beside(trainer, &sets[0], &sets[1], (uint32_t)trainer->count, true);
     pieces_finish(&pieces);
 }
 
