@@ -60,7 +60,8 @@ static void *run(void *context)
             (void)eventfd_read(watch->fd, &count);
         }
         if (poller[2].revents) {
-            loss_declare(&client->loss, ATTND_DISCONNECTED, "the daemon has gone");
+            loss_declare(&client->loss, ATTND_DISCONNECTED,
+                "the daemon has gone: its gate closed the connection");
             poller[2].fd = -1; /* it stays so, and poll() would not wait any more */
             poller[2].revents = 0;
         }
