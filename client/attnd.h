@@ -309,8 +309,9 @@ typedef uint64_t attnd_ticket;
  * stream go on and see undefined outputs. A poisoned stream stays one of the 31; reset it before it is
  * destroyed.
  *     A stream that waits for the daemon takes one of the process's hardware channels. With more than 7
- * waiting at a time (3 under MPS) none of its other streams runs; with CUDA_DEVICE_MAX_CONNECTIONS=32 in
- * the environment it is more than 31. Set that where more than a few streams use the daemon.
+ * waiting at a time (3 under MPS) none of its other streams runs; CUDA_DEVICE_MAX_CONNECTIONS in the
+ * environment, up to 32, is how many channels there are. Set it where more than a few streams use the
+ * daemon; under MPS to no more than they need, for its processes share about 120 (deploy/MPS.md).
  *     A fault of the program's own kernels ends its CUDA context. The call then returns ATTND_DEVICE_FAULT,
  * as does attnd_wait() for requests whose inputs were not ready before.
  *

@@ -177,8 +177,6 @@ Test(attnctl_doctor, each_gpu_is_judged)
     expect_only(&facts, "gpu", DOCTOR_BAD, "one process");
     facts.process.mps_control = true;
     facts.daemon.info.mps = ATTND_MPS_ON;
-    facts.process.max_connections_set = true;
-    (void)strcpy(facts.process.max_connections, "32");
     expect_only(&facts, "gpu", DOCTOR_OK, "H200");
 }
 
@@ -301,8 +299,6 @@ Test(attnctl_doctor, the_daemons_device_and_kernels_are_judged)
 Test(attnctl_doctor, mps_is_judged_from_both_sides)
 {
     struct facts facts = gpu_machine();
-    facts.process.max_connections_set = true;
-    (void)strcpy(facts.process.max_connections, "32");
     facts.process.mps_control = true;
     expect_only(&facts, "mps", DOCTOR_WARN, "would use MPS");
     facts.daemon.info.mps = ATTND_MPS_ON;
@@ -343,22 +339,32 @@ Test(attnctl_doctor, namespaces_are_judged)
 Test(attnctl_doctor, queues_to_the_device_are_judged)
 {
     static const struct {
-        const char *value;
+        const char *value; /* NULL: not set */
+        bool mps;
         enum doctor_level level;
         const char *part;
-    } CASES[] = {{"32", DOCTOR_OK, "is 32"}, {"1", DOCTOR_WARN, "with 1 waiting"},
-        {"0", DOCTOR_WARN, "does not take"}, {"33", DOCTOR_WARN, "does not take"},
-        {"8x", DOCTOR_WARN, "does not take"}, {"", DOCTOR_WARN, "does not take"}};
+    } CASES[] = {
+        {NULL, false, DOCTOR_OK, "more than 7 streams"},
+        {"32", false, DOCTOR_OK, "is 32"},
+        {"1", false, DOCTOR_WARN, "with 1 waiting"},
+        {"0", false, DOCTOR_WARN, "does not take"},
+        {"33", false, DOCTOR_WARN, "does not take"},
+        {"8x", false, DOCTOR_WARN, "does not take"},
+        {"", false, DOCTOR_WARN, "does not take"},
+        {NULL, true, DOCTOR_OK, "more than 3 streams"},
+        {"3", true, DOCTOR_WARN, "with 3 waiting"},
+        {"8", true, DOCTOR_OK, "is 8"},
+        {"16", true, DOCTOR_WARN, "as many 7 find room"},
+        {"32", true, DOCTOR_WARN, "as many 3 find room"},
+        {"33", true, DOCTOR_WARN, "does not take"},
+    };
 
     for (size_t i = 0; i < sizeof CASES / sizeof CASES[0]; i++) {
         struct facts facts = gpu_machine();
-        facts.process.max_connections_set = true;
-        (void)strcpy(facts.process.max_connections, CASES[i].value);
+        facts.process.max_connections_set = CASES[i].value != NULL;
+        (void)strcpy(facts.process.max_connections, CASES[i].value ? CASES[i].value : "");
+        facts.process.mps_control = CASES[i].mps;
+        facts.daemon.info.mps = CASES[i].mps ? ATTND_MPS_ON : ATTND_MPS_OFF;
         expect_only(&facts, "connections", CASES[i].level, CASES[i].part);
     }
-    struct facts facts = gpu_machine();
-    expect_only(&facts, "connections", DOCTOR_OK, "more than 7 streams");
-    facts.daemon.info.mps = ATTND_MPS_ON;
-    facts.process.mps_control = true;
-    expect_only(&facts, "connections", DOCTOR_WARN, "more than 3 streams");
 }

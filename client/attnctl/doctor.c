@@ -29,7 +29,10 @@ enum {
     PER_SESSION = 4, /* descriptors that the daemon holds for a client: two sockets, pidfd, spare */
     OF_DAEMON = 64,
     OWN_QUEUES = 8, /* what CUDA takes for CUDA_DEVICE_MAX_CONNECTIONS where it is not set */
+    OWN_QUEUES_MPS = 4,
     MOST_QUEUES = 32,
+    SHARED_QUEUES = 120, /* of an MPS server, for all its processes: seen on an H200 */
+    ENOUGH_QUEUES_MPS = 8,
 };
 
 __attribute__((format(printf, 5, 6))) static void add(struct doctor *doctor, const char *name,
@@ -421,11 +424,36 @@ static void judge_namespaces(const struct facts_daemon *daemon, struct doctor *d
 }
 
 /* Streams of a process that wait share its queues to the device with those that do not. */
-static void judge_connections(const struct facts *facts, struct doctor *doctor)
+static void judge_queues(bool set, long queues, bool mps, struct doctor *doctor)
 {
     static const char WHY[] = "a stream that waits for attnd blocks one queue to the device";
+    const char *more = mps ? "set CUDA_DEVICE_MAX_CONNECTIONS=8 for trainers with many streams"
+                           : "set CUDA_DEVICE_MAX_CONNECTIONS=32 for trainers with many streams";
+    long own = mps ? OWN_QUEUES_MPS : OWN_QUEUES;
+    if (!set) {
+        add(doctor, "connections", DOCTOR_OK, more,
+            "CUDA_DEVICE_MAX_CONNECTIONS is not set; %s, and with more than %ld streams waiting in "
+            "one process its others stand still",
+            WHY, own - 1);
+    } else if (queues < own) {
+        add(doctor, "connections", DOCTOR_WARN, more,
+            "CUDA_DEVICE_MAX_CONNECTIONS is %ld; %s, and with %ld waiting all streams stand still",
+            queues, WHY, queues);
+    } else if (mps && queues > ENOUGH_QUEUES_MPS) {
+        add(doctor, "connections", DOCTOR_WARN,
+            "set it to 8, and only for trainers with many streams",
+            "CUDA_DEVICE_MAX_CONNECTIONS is %ld, and an MPS server has about %d queues for all its "
+            "processes: of those with as many %ld find room, and others do not start",
+            queues, SHARED_QUEUES, SHARED_QUEUES / queues);
+    } else {
+        add(doctor, "connections", DOCTOR_OK, "", "CUDA_DEVICE_MAX_CONNECTIONS is %ld; %s", queues,
+            WHY);
+    }
+}
+
+static void judge_connections(const struct facts *facts, struct doctor *doctor)
+{
     const struct facts_process *process = &facts->process;
-    bool mps = facts->daemon.info.mps == ATTND_MPS_ON;
     char *end = NULL;
     long queues = strtol(process->max_connections, &end, 10);
     if (process->max_connections_set &&
@@ -433,19 +461,9 @@ static void judge_connections(const struct facts *facts, struct doctor *doctor)
         add(doctor, "connections", DOCTOR_WARN, "set it to a number from 1 to 32",
             "CUDA_DEVICE_MAX_CONNECTIONS is '%s', which CUDA does not take",
             process->max_connections);
-    } else if (process->max_connections_set && queues < OWN_QUEUES) {
-        add(doctor, "connections", DOCTOR_WARN, "set CUDA_DEVICE_MAX_CONNECTIONS=32 for trainers",
-            "CUDA_DEVICE_MAX_CONNECTIONS is %ld; %s, and with %ld waiting all streams stand still",
-            queues, WHY, queues);
-    } else if (process->max_connections_set) {
-        add(doctor, "connections", DOCTOR_OK, "", "CUDA_DEVICE_MAX_CONNECTIONS is %ld; %s", queues,
-            WHY);
     } else {
-        add(doctor, "connections", mps ? DOCTOR_WARN : DOCTOR_OK,
-            "set CUDA_DEVICE_MAX_CONNECTIONS=32 for trainers with many streams",
-            "CUDA_DEVICE_MAX_CONNECTIONS is not set; %s, and with more than %d streams waiting in "
-            "one process its others stand still",
-            WHY, mps ? 3 : OWN_QUEUES - 1);
+        judge_queues(
+            process->max_connections_set, queues, facts->daemon.info.mps == ATTND_MPS_ON, doctor);
     }
 }
 
