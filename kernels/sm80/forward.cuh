@@ -35,17 +35,18 @@ struct forward_block {
 template <int Width, enum score_kind Kind>
 struct forward_shape {
     static const bool plain = Kind == SCORE_PLAIN;
-    static const int warps = Width > 128 || (Width == 96 && !plain) ? 8 : 4;
+    static const int warps = Width > 64 && Width != 128 && !plain ? 8 : 4;
     static const int threads = 32 * warps;
     static const int blocks = warps == 4 ? 2 : 1; /* of a multiprocessor, at least */
-    static const int rows = 128;
+    static const int rows = plain && Width > 128 ? 64 : 128;
     /* As many as leave no register short, those for bias that is under way included. */
     static const int narrow = Width == 32 || Width == 256 ? 32
                               : Width == 128              ? 48
                                                           : 64;
-    static const int keys = !plain        ? narrow
-                            : Width <= 64 ? 128
-                                          : 64;
+    static const int keys = !plain         ? narrow
+                            : Width <= 64  ? 128
+                            : Width == 256 ? 48
+                                           : 64;
     static const int m = rows / warps / 16; /* accumulator fragments of a warp */
     static const int n = keys / 8;
     static const int d = Width / 8;
@@ -54,7 +55,9 @@ struct forward_shape {
     typedef struct tile<keys, Width>
         places;
     static const int sums = queries::bytes + 2 * places::bytes; /* where they begin */
-    static const int block = sums + threads * m * 2 * (int)sizeof(float);
+    /* 0: registers have room for them; shared memory has, for two blocks of an A100, none. */
+    static const int sums_bytes = (rows < 128 ? 0 : 2 * m * threads) * (int)sizeof(float);
+    static const int block = sums + sums_bytes;
     static const int shared_bytes = block + (int)sizeof(struct forward_block);
 };
 
@@ -149,28 +152,39 @@ PTX_FUNCTION void forward_products(uint32_t queries, uint32_t keys, float (&s)[M
     }
 }
 
-/* A thread's part of a row's sum of exponentials: in shared memory, as each step only needs it once.
- * Only the thread itself reads and writes it. */
-template <int Width, enum score_kind Kind>
-PTX_FUNCTION float &forward_sum(int m, int half)
+/* What a thread knows of its rows: those lane / 4 and lane / 4 + 8 of each fragment. */
+template <int M>
+struct forward_rows {
+    float highest[M][2]; /* score that the row's threads have seen */
+    float sum[M][2];     /* of the thread's exponentials; forward_sum() says where it is */
+};
+
+/* A thread's part of a row's sum of exponentials: in shared memory where registers have no room, as each
+ * step only needs it once. Only the thread itself reads and writes it. */
+template <int Width, enum score_kind Kind, int M>
+PTX_FUNCTION float &forward_sum(struct forward_rows<M> &rows, int m, int half)
 {
     typedef struct forward_shape<Width, Kind> shape;
-    float *sums = (float *)(void *)(ptx_shared_memory() + shape::sums);
-    return sums[(2 * m + half) * shape::threads + (int)ptx_thread()];
+    if constexpr (shape::sums_bytes == 0) {
+        return rows.sum[m][half];
+    } else {
+        float *sums = (float *)(void *)(ptx_shared_memory() + shape::sums);
+        return sums[(2 * m + half) * shape::threads + (int)ptx_thread()];
+    }
 }
 
 /* Scores into exponentials relative to their rows' greatest so far, which outputs and sums follow.
  * PLAIN's are products yet, of which `scale`, more than 0, makes scores. */
 template <int Width, enum score_kind Kind, int M, int N, int D>
 PTX_FUNCTION void forward_soften(
-    float scale, float (&s)[M][N][4], float (&out)[M][D][4], float (&highest)[M][2])
+    float scale, float (&s)[M][N][4], float (&out)[M][D][4], struct forward_rows<M> &rows)
 {
     const float infinity = ptx_float_of_bits(0x7f800000U);
 #pragma unroll
     for (int m = 0; m < M; m++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float top = highest[m][half];
+            float top = rows.highest[m][half];
 #pragma unroll
             for (int n = 0; n < N; n++) {
                 top = ptx_maximum(top, ptx_maximum(s[m][n][2 * half], s[m][n][2 * half + 1]));
@@ -179,9 +193,9 @@ PTX_FUNCTION void forward_soften(
             top = ptx_maximum(top, ptx_shuffle_xor(top, 2));
             /* Nothing seen yet: -inf - -inf would be no number. */
             float base = top == -infinity ? 0.0F : Kind == SCORE_PLAIN ? top * scale : top;
-            float fade = score_exponential<Kind>(scale, highest[m][half], base);
-            float sum = forward_sum<Width, Kind>(m, half) * fade;
-            highest[m][half] = top;
+            float fade = score_exponential<Kind>(scale, rows.highest[m][half], base);
+            float sum = forward_sum<Width, Kind>(rows, m, half) * fade;
+            rows.highest[m][half] = top;
 #pragma unroll
             for (int d = 0; d < D; d++) {
                 out[m][d][2 * half] *= fade;
@@ -195,7 +209,7 @@ PTX_FUNCTION void forward_soften(
                     sum += s[m][n][e];
                 }
             }
-            forward_sum<Width, Kind>(m, half) = sum;
+            forward_sum<Width, Kind>(rows, m, half) = sum;
         }
     }
 }
@@ -250,7 +264,7 @@ PTX_FUNCTION void forward_score(const struct score_head &score, int32_t block_ro
 /* The keys' steps, from the last to the first; none leaves all at 0 and -inf. */
 template <int Width, enum score_kind Kind, bool Bf16, int M, int D>
 PTX_FUNCTION void forward_steps(
-    const struct forward_block &block, float (&out)[M][D][4], float (&highest)[M][2])
+    const struct forward_block &block, float (&out)[M][D][4], struct forward_rows<M> &rows)
 {
     typedef struct forward_shape<Width, Kind> shape;
     char *queries = ptx_shared_memory();
@@ -290,7 +304,7 @@ PTX_FUNCTION void forward_steps(
         }
         int32_t row = block.row + warp_row;
         forward_score<Kind, Bf16, shape::keys, shape::rows>(block.score, block.row, row, column, s);
-        forward_soften<Width, Kind>(block.score.scale, s, out, highest);
+        forward_soften<Width, Kind>(block.score.scale, s, out, rows);
         if (Kind == SCORE_GENERAL && block.score.threshold > 0) {
             score_drop(block.score, row, column, s);
         }
@@ -301,7 +315,7 @@ PTX_FUNCTION void forward_steps(
 /* Rows' sums over the lanes that share them; outputs divided by them, sinks counted, lse written. */
 template <int Width, enum score_kind Kind, int M, int D>
 PTX_FUNCTION void forward_divide(const struct forward_block &block, int32_t warp_row,
-    float (&out)[M][D][4], const float (&highest)[M][2])
+    float (&out)[M][D][4], struct forward_rows<M> &rows)
 {
     const float unit = Kind == SCORE_PLAIN ? SCORE_LOG2E : 1.0F; /* of scores */
     float scale = Kind == SCORE_PLAIN ? block.score.scale : 1.0F;
@@ -323,10 +337,10 @@ PTX_FUNCTION void forward_divide(const struct forward_block &block, int32_t warp
     for (int m = 0; m < M; m++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float sum = forward_sum<Width, Kind>(m, half);
+            float sum = forward_sum<Width, Kind>(rows, m, half);
             sum += ptx_shuffle_xor(sum, 1);
             sum += ptx_shuffle_xor(sum, 2);
-            float top = highest[m][half] * scale;
+            float top = rows.highest[m][half] * scale;
             float most = ptx_maximum(top, sink);
             float base = most == -infinity ? 0.0F : most;
             float fade = score_exponential<Kind>(1.0F, top, base);
@@ -382,6 +396,8 @@ static __global__ void __launch_bounds__(
     forward_run(const __grid_constant__ struct device_group group)
 {
     typedef struct forward_shape<Width, Kind> shape;
+    static_assert(
+        shape::blocks * (shape::shared_bytes + 1024) <= 164 << 10, "an A100 has that much");
     struct forward_block &block =
         *(struct forward_block *)(void *)(ptx_shared_memory() + shape::block);
     if (ptx_thread() == 0) {
@@ -391,23 +407,23 @@ static __global__ void __launch_bounds__(
     if (block.row < 0) {
         return;
     }
-    float highest[shape::m][2];
+    struct forward_rows<shape::m> rows;
     float out[shape::m][shape::d][4];
 #pragma unroll
     for (int m = 0; m < shape::m; m++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            highest[m][half] = ptx_float_of_bits(0xff800000U);
-            forward_sum<Width, Kind>(m, half) = 0.0F;
+            rows.highest[m][half] = ptx_float_of_bits(0xff800000U);
+            forward_sum<Width, Kind>(rows, m, half) = 0.0F;
         }
 #pragma unroll
         for (int d = 0; d < shape::d; d++) {
             out[m][d][0] = out[m][d][1] = out[m][d][2] = out[m][d][3] = 0.0F;
         }
     }
-    forward_steps<Width, Kind, Bf16>(block, out, highest);
+    forward_steps<Width, Kind, Bf16>(block, out, rows);
     int32_t warp_row = (int32_t)(ptx_thread() / 32) * 16 * shape::m;
-    forward_divide<Width, Kind>(block, warp_row, out, highest);
+    forward_divide<Width, Kind>(block, warp_row, out, rows);
     forward_store<Width, Kind, Bf16>(block, warp_row, out);
 }
 
