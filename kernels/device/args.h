@@ -31,7 +31,7 @@
  */
 enum score_kind {
     SCORE_PLAIN,   /* scale (more than 0, at most 1e38) and mask */
-    SCORE_BIAS,    /* bias as well */
+    SCORE_BIAS,    /* bias and slopes as well */
     SCORE_GENERAL, /* everything, any scale */
 };
 
@@ -40,11 +40,12 @@ enum score_kind {
 /* Arithmetic that only one of the kinds has. */
 DEVICE_FUNCTION enum score_kind score_kind_of(const struct attn_problem *problem)
 {
-    if (problem->softcap > 0 || problem->slopes.data != NULL || problem->dropout_threshold > 0 ||
+    if (problem->softcap > 0 || problem->dropout_threshold > 0 ||
         !(problem->scale > 0 && problem->scale <= 1e38F)) {
         return SCORE_GENERAL;
     }
-    return problem->bias.data != NULL ? SCORE_BIAS : SCORE_PLAIN;
+    bool adds = problem->bias.data != NULL || problem->slopes.data != NULL;
+    return adds ? SCORE_BIAS : SCORE_PLAIN;
 }
 
 struct device_item {

@@ -32,7 +32,7 @@ struct score_head {
     int64_t bias_column;
     enum attn_dtype bias_dtype;
     bool bias_pairs;    /* of 16-bit elements two are a word, at even columns */
-    uint32_t threshold; /* 0: no dropout */
+    uint32_t threshold; /* of a draw's values, which are the upper half here; 0: no dropout */
     float kept_scale;
     struct philox_stream dropout;
 };
@@ -89,7 +89,7 @@ PTX_FUNCTION struct score_head score_head_of(
         score.bias_pairs = bytes == 2 && score.bias_column == 1 && score.bias_row % 2 == 0 &&
                            (uintptr_t)score.bias % 4 == 0;
     }
-    score.threshold = problem.dropout_threshold;
+    score.threshold = problem.dropout_threshold << 16;
     score.kept_scale = 65536.0F / (65536.0F - (float)problem.dropout_threshold);
     score.dropout.seed = problem.dropout_seed;
     score.dropout.offset = problem.dropout_offset;
@@ -154,22 +154,25 @@ PTX_FUNCTION float score_element(uint16_t x)
     return score_float_of<Bf16>(x);
 }
 
-/* tanh, to a few units in the last place: 1 - 2 / (e^2x + 1) cancels where x is small, there its
- * series is exact. */
-PTX_FUNCTION float score_tanh(float x)
+/* Below it in size, the series of tanh is as exact as a float. */
+#define SCORE_SERIES_END 0.25F
+
+PTX_FUNCTION float score_tanh_series(float x)
 {
     float y = x * x;
     float series = -17.0F / 315.0F + y * (62.0F / 2835.0F);
-    series = x + x * y * (-1.0F / 3.0F + y * (2.0F / 15.0F + y * series));
-    float ratio = 1.0F - 2.0F * ptx_reciprocal(ptx_exp2(2.0F * SCORE_LOG2E * x) + 1.0F);
-    return y < 0.0625F ? series : ratio;
+    return x + x * y * (-1.0F / 3.0F + y * (2.0F / 15.0F + y * series));
 }
 
-/* The cap's part of a score, without the cap as a factor. slope[], if wanted (Slope), gets d score / d
- * product without scale: 1 but for softcap. */
-template <enum score_kind Kind, bool Slope, int M, int N>
-PTX_FUNCTION void score_cap(const struct score_head &score, float (&s)[M][N][4],
-    float (&slope)[Slope ? M : 1][Slope ? N : 1][4])
+/* tanh, to a few units in the last place: 1 - 2 / (e^2x + 1) cancels where x is small. */
+PTX_FUNCTION float score_tanh(float x)
+{
+    float ratio = 1.0F - 2.0F * ptx_reciprocal(ptx_exp2(2.0F * SCORE_LOG2E * x) + 1.0F);
+    return fabsf(x) < SCORE_SERIES_END ? score_tanh_series(x) : ratio;
+}
+
+template <bool Small, int M, int N>
+PTX_FUNCTION void score_tanh_all(float scale, float (&s)[M][N][4])
 {
 #pragma unroll
     for (int m = 0; m < M; m++) {
@@ -177,15 +180,47 @@ PTX_FUNCTION void score_cap(const struct score_head &score, float (&s)[M][N][4],
         for (int n = 0; n < N; n++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                if (Kind == SCORE_GENERAL && score.softcap > 0) {
-                    float t = score_tanh(s[m][n][e] * score.scale);
-                    s[m][n][e] = t;
-                    if constexpr (Slope) {
-                        slope[m][n][e] = 1.0F - t * t;
-                    }
-                } else if constexpr (Slope) {
-                    slope[m][n][e] = 1.0F;
-                }
+                float x = s[m][n][e] * scale;
+                s[m][n][e] = Small ? score_tanh_series(x) : score_tanh(x);
+            }
+        }
+    }
+}
+
+/* The cap's part of a score, without the cap as a factor. Most scores are much smaller than the cap, and
+ * the series takes a quarter of the time. */
+template <int M, int N>
+PTX_FUNCTION void score_cap(const struct score_head &score, float (&s)[M][N][4])
+{
+    float most = 0.0F;
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                most = ptx_maximum(most, fabsf(s[m][n][e]));
+            }
+        }
+    }
+    if (ptx_all(most * fabsf(score.scale) < SCORE_SERIES_END)) {
+        score_tanh_all<true>(score.scale, s);
+    } else {
+        score_tanh_all<false>(score.scale, s);
+    }
+}
+
+/* slope[] = d score / d product without scale, of what score_cap() left: 1 but for softcap. */
+template <int M, int N>
+PTX_FUNCTION void score_slope(bool capped, const float (&s)[M][N][4], float (&slope)[M][N][4])
+{
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                slope[m][n][e] = capped ? 1.0F - s[m][n][e] * s[m][n][e] : 1.0F;
             }
         }
     }
@@ -276,21 +311,21 @@ PTX_FUNCTION void score_add_bias(
     }
 }
 
-/* ALiBi. */
+/* ALiBi. Distances that a float has no room for are off by less than its precision. */
 template <int M, int N>
 PTX_FUNCTION void score_add_distances(
     const struct score_head &score, int32_t row, int32_t column, float (&s)[M][N][4])
 {
     int lane = (int)ptx_thread() & 31;
-    int32_t first = row + lane / 4 + score.off - (column + lane % 4 * 2);
+    float first = (float)(row + lane / 4 + score.off - (column + lane % 4 * 2));
 #pragma unroll
     for (int m = 0; m < M; m++) {
 #pragma unroll
         for (int n = 0; n < N; n++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                int32_t distance = first + 16 * m + 8 * (e / 2) - 8 * n - e % 2;
-                s[m][n][e] -= score.slope * (float)(distance < 0 ? -distance : distance);
+                float distance = first + (float)(16 * m + 8 * (e / 2) - 8 * n - e % 2);
+                s[m][n][e] -= score.slope * fabsf(distance);
             }
         }
     }
@@ -326,21 +361,27 @@ PTX_FUNCTION void score_mask(
 
 /*
  * Products into scores, of all kinds but PLAIN; those not visible become -inf, and so do columns beyond
- * the lengths. Masked: false only where score_sees_all(). slope[] as score_cap() has it.
+ * the lengths. Masked: false only where score_sees_all(). Slope: slope[] is score_slope()'s.
  */
 template <enum score_kind Kind, bool Bf16, bool Masked, bool Slope, int M, int N>
 PTX_FUNCTION void score_make(const struct score_head &score, int32_t row, int32_t column,
     float (&s)[M][N][4], float (&slope)[Slope ? M : 1][Slope ? N : 1][4])
 {
     static_assert(Kind != SCORE_PLAIN, "its scores are products times scale");
-    score_cap<Kind, Slope>(score, s, slope);
-    float factor = Kind == SCORE_GENERAL && score.softcap > 0 ? score.softcap : score.scale;
-    if (Kind == SCORE_BIAS || score.bias != NULL) {
+    bool capped = Kind == SCORE_GENERAL && score.softcap > 0;
+    if (capped) {
+        score_cap(score, s);
+    }
+    if constexpr (Slope) {
+        score_slope(capped, s, slope);
+    }
+    float factor = capped ? score.softcap : score.scale;
+    if (score.bias != NULL) {
         score_add_bias<Bf16, Masked>(score, factor, row, column, s);
     } else {
         score_multiply(factor, s);
     }
-    if (Kind == SCORE_GENERAL && score.slope != 0.0F) {
+    if (score.slope != 0.0F) {
         score_add_distances(score, row, column, s);
     }
     if constexpr (Masked) {
@@ -374,7 +415,7 @@ PTX_FUNCTION void score_drop(
                 philox_query(row + 16 * m + lane / 4), philox_key(column + 8 * n + lane % 4 * 2));
 #pragma unroll
             for (int number = 0; number < 8; number++) {
-                uint32_t value = draw.word[number / 2] >> 16 * (number % 2) & 0xffffU;
+                uint32_t value = draw.word[number / 2] << 16 * (1 - number % 2);
                 float &element = p[m][n + number / 2 % 2][number / 4 * 2 + number % 2];
                 element = value >= score.threshold ? element : 0.0F;
             }
@@ -397,7 +438,7 @@ PTX_FUNCTION void score_mark(
                 philox_query(row + 16 * m + lane / 4), philox_key(column + 8 * n + lane % 4 * 2));
 #pragma unroll
             for (int number = 0; number < 8; number++) {
-                uint32_t value = draw.word[number / 2] >> 16 * (number % 2) & 0xffffU;
+                uint32_t value = draw.word[number / 2] << 16 * (1 - number % 2);
                 float &element = p[m][n + number / 2 % 2][number / 4 * 2 + number % 2];
                 uint32_t sign = value >= score.threshold ? 0U : 0x80000000U;
                 element = ptx_float_of_bits(ptx_bits_of_float(element) | sign);

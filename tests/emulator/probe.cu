@@ -86,6 +86,12 @@ __global__ void sum(const __grid_constant__ struct device_group group)
     data->out[threads + ptx_thread()] = static_cast<float>(before);
 }
 
+/* One thread of the second warp is against it. */
+__global__ void vote(const __grid_constant__ struct device_group group)
+{
+    data_of(&group)->out[ptx_thread()] = ptx_all(ptx_thread() != 40) ? 1.0F : 0.0F;
+}
+
 /* Every thread's number, by way of shared memory. */
 __device__ void turn_around(const struct device_group *group, bool barrier)
 {
@@ -355,6 +361,11 @@ float sum_at(const struct data *, int i)
     return static_cast<float>((first + last) * (last - first + 1) / 2);
 }
 
+float vote_at(const struct data *, int i)
+{
+    return i < 32 ? 1 : 0;
+}
+
 float fused_at(const struct data *, int i)
 {
     float x = 1 + 0x1p-12F * static_cast<float>(i);
@@ -394,6 +405,7 @@ struct probe {
 const struct probe probes[] = {
     {"multiply", multiply, product_at, size *size},
     {"sum", sum, sum_at, 2 * threads},
+    {"vote", vote, vote_at, threads},
     {"reverse", reverse, reversed_at, threads},
     {"fuse", fuse, fused_at, threads},
     {"other_items", other_items, one_at, threads},

@@ -22,6 +22,18 @@ void shuffle(
     }
 }
 
+void vote(struct machine_part *const parts[lanes])
+{
+    uint64_t all = 1;
+
+    for (int lane = 0; lane < lanes; lane++) {
+        all &= parts[lane]->value;
+    }
+    for (int lane = 0; lane < lanes; lane++) {
+        parts[lane]->value = all;
+    }
+}
+
 /* Lane l gets elements 2 (l % 4) and the next of row l / 4, of column l / 4 if transposed. */
 void load_matrices(struct machine_part *const parts[lanes], const char *shared, bool transposed)
 {
@@ -124,6 +136,9 @@ void warp_together(
     case MACHINE_SHUFFLE_XOR:
     case MACHINE_SHUFFLE_UP:
         shuffle(operation, parts, parts[0]->parameter);
+        break;
+    case MACHINE_ALL:
+        vote(parts);
         break;
     case MACHINE_LOAD_MATRICES:
     case MACHINE_LOAD_TRANSPOSED:

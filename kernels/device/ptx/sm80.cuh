@@ -61,6 +61,12 @@ PTX_FUNCTION int64_t ptx_shuffle_up(int64_t value, uint32_t lanes)
     return __shfl_up_sync(0xffffffffU, (long long)value, lanes);
 }
 
+/* Whether it is so in all threads of the warp. */
+PTX_FUNCTION bool ptx_all(bool here)
+{
+    return __all_sync(0xffffffffU, here) != 0;
+}
+
 /* -- asynchronous copies, global to shared -------------------------------------------------------- */
 
 /* 16 bytes, of which the first `bytes` are read and the rest becomes 0. Both addresses are multiples

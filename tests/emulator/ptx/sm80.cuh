@@ -75,6 +75,13 @@ PTX_FUNCTION int64_t ptx_shuffle_up(int64_t value, uint32_t lanes, PTX_PLACE)
     return static_cast<int64_t>(part.value);
 }
 
+PTX_FUNCTION bool ptx_all(bool here, PTX_PLACE)
+{
+    struct machine_part part = {here ? 1U : 0U, 0, nullptr, {0, 0}, nullptr};
+    machine_together(MACHINE_ALL, &part, {file, line});
+    return part.value != 0;
+}
+
 /* -- asynchronous copies, global to shared -------------------------------------------------------- */
 
 PTX_FUNCTION void ptx_copy_16(uint32_t shared, const void *global, uint32_t bytes, PTX_PLACE)
