@@ -516,8 +516,7 @@ Test(client_gpu_memory, tensors_of_different_places_do_not_go_together)
     gpu_mark(made, 1);
     cr_assert(gpu_says(gpu_submit(made, NULL, NULL), ATTND_INVALID_ARGUMENT,
         "device_id 1 is GPU-5a5a5a5a-5a5a-5a5a-5a5a-5a5a5a5a5a01, but this client's daemon "
-        "computes "
-        "on GPU-5a5a5a5a-5a5a-5a5a-5a5a-5a5a5a5a5a00"));
+        "computes on GPU-5a5a5a5a-5a5a-5a5a-5a5a-5a5a5a5a5a00"));
     gpu_mark(made, 0);
     struct attnd_request both[2] = {made->request, made->request};
     DLTensor moved = made->tensor[WIRE_Q];

@@ -75,8 +75,8 @@ static void judge_driver(const struct facts *facts, struct doctor *doctor)
     } else if (cuda->error != 0 && cuda->gpus == 0) {
         add(doctor, "driver", DOCTOR_BAD,
             "see that the library is as new as the kernel's module (a reboot after an upgrade), "
-            "that "
-            "/dev/nvidia* may be opened, and on NVSwitch machines that the fabric manager runs",
+            "that /dev/nvidia* may be opened, and on NVSwitch machines that the fabric manager "
+            "runs",
             "the driver does not start: %s (%d)", cuda->error_name, cuda->error);
     } else if (cuda->version < OLDEST_CUDA) {
         add(doctor, "driver", DOCTOR_BAD, NEWER_DRIVER_ADVICE,
@@ -171,8 +171,8 @@ static void judge_memory(const struct facts_machine *machine, struct doctor *doc
 /* The unit opens its directory to its group alone; allow-uid opens the daemon, not the directory. */
 static const char ENTER_ADVICE[] =
     "add the user to the directory's group (\"usermod -aG attnd USER\") and log in again; where "
-    "users "
-    "outside of it are named in allow-uid, set RuntimeDirectoryMode=0755 by \"systemctl edit\"";
+    "users outside of it are named in allow-uid, set RuntimeDirectoryMode=0755 by \"systemctl "
+    "edit\"";
 
 static const char *permission_advice(const struct facts_daemon *daemon)
 {
@@ -393,8 +393,7 @@ static void judge_handles(const struct facts *facts, struct doctor *doctor)
             "run trainer and daemon as one user, or use memory from the virtual memory API "
             "(PyTorch: expandable_segments:True), or attnd_alloc()",
             "with this driver the daemon cannot tell whose a handle is, and takes them from its "
-            "own "
-            "user alone; this is user %u",
+            "own user alone; this is user %u",
             (unsigned)facts->process.uid);
     }
 }
@@ -405,8 +404,7 @@ static void judge_namespaces(const struct facts_daemon *daemon, struct doctor *d
         add(doctor, "namespaces", DOCTOR_BAD,
             "start the trainer's container in the daemon's pid namespace (\"--pid=host\")",
             "the daemon is process %u to itself and %d from here: handles carry pids, and are "
-            "refused "
-            "across pid namespaces",
+            "refused across pid namespaces",
             (unsigned)daemon->info.pid, (int)daemon->peer_pid);
     } else if (daemon->same_ipc == FACTS_NO || daemon->same_network == FACTS_NO) {
         add(doctor, "namespaces", DOCTOR_WARN,
