@@ -399,9 +399,9 @@ PTX_FUNCTION float score_exponential(float scale, float s, float base)
 
 /* -- dropout ------------------------------------------------------------------------------------- */
 
-/* What dropout does not keep becomes 0; what it keeps has yet to be scaled by kept_scale, which may be
- * more than 16-bit elements have room for. */
-template <int M, int N>
+/* What dropout does not keep becomes 0 or, if it is wanted whole (Marks), negative, also -0. What is kept
+ * has yet to be scaled by kept_scale, which may be more than 16-bit elements have room for. */
+template <bool Marks, int M, int N>
 PTX_FUNCTION void score_drop(
     const struct score_head &score, int32_t row, int32_t column, float (&p)[M][N][4])
 {
@@ -417,31 +417,10 @@ PTX_FUNCTION void score_drop(
             for (int number = 0; number < 8; number++) {
                 uint32_t value = draw.word[number / 2] << 16 * (1 - number % 2);
                 float &element = p[m][n + number / 2 % 2][number / 4 * 2 + number % 2];
-                element = value >= score.threshold ? element : 0.0F;
-            }
-        }
-    }
-}
-
-/* Makes those negative, also -0, that dropout drops; the backward pass needs them whole. */
-template <int M, int N>
-PTX_FUNCTION void score_mark(
-    const struct score_head &score, int32_t row, int32_t column, float (&p)[M][N][4])
-{
-    static_assert(N % 2 == 0, "a draw is for two fragments");
-    int lane = (int)ptx_thread() & 31;
-#pragma unroll
-    for (int m = 0; m < M; m++) {
-#pragma unroll
-        for (int n = 0; n < N; n += 2) {
-            struct philox_values draw = philox_draw(score.dropout,
-                philox_query(row + 16 * m + lane / 4), philox_key(column + 8 * n + lane % 4 * 2));
-#pragma unroll
-            for (int number = 0; number < 8; number++) {
-                uint32_t value = draw.word[number / 2] << 16 * (1 - number % 2);
-                float &element = p[m][n + number / 2 % 2][number / 4 * 2 + number % 2];
                 uint32_t sign = value >= score.threshold ? 0U : 0x80000000U;
-                element = ptx_float_of_bits(ptx_bits_of_float(element) | sign);
+                float marked = ptx_float_of_bits(ptx_bits_of_float(element) | sign);
+                float dropped = sign == 0 ? element : 0.0F;
+                element = Marks ? marked : dropped;
             }
         }
     }

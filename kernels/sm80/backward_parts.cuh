@@ -292,7 +292,7 @@ PTX_FUNCTION void backward_probabilities(const struct score_head &score, int32_t
         }
     }
     if (Kind == SCORE_GENERAL && score.threshold != 0) {
-        score_mark(score, row, column, s);
+        score_drop<true>(score, row, column, s);
     }
 }
 

@@ -306,7 +306,7 @@ PTX_FUNCTION void forward_steps(
         forward_score<Kind, Bf16, shape::keys, shape::rows>(block.score, block.row, row, column, s);
         forward_soften<Width, Kind>(block.score.scale, s, out, rows);
         if (Kind == SCORE_GENERAL && block.score.threshold > 0) {
-            score_drop(block.score, row, column, s);
+            score_drop<false>(block.score, row, column, s);
         }
         forward_gather<Width, Kind, Bf16>(ptx_shared_address(values), s, out);
     }
