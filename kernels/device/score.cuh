@@ -31,7 +31,7 @@ struct score_head {
     int64_t bias_row; /* strides in elements */
     int64_t bias_column;
     enum attn_dtype bias_dtype;
-    bool bias_pairs;    /* of 16-bit elements two are a word, at even columns */
+    bool bias_pairs;    /* two elements can be read at once, at even columns */
     uint32_t threshold; /* of a draw's values, which are the upper half here; 0: no dropout */
     float kept_scale;
     struct philox_stream dropout;
@@ -86,8 +86,8 @@ PTX_FUNCTION struct score_head score_head_of(
         score.bias_row = problem.bias_broadcast[2] ? 0 : bias.row_stride;
         score.bias_column = problem.bias_broadcast[3] ? 0 : bias.column_stride;
         score.bias_dtype = problem.bias_dtype;
-        score.bias_pairs = bytes == 2 && score.bias_column == 1 && score.bias_row % 2 == 0 &&
-                           (uintptr_t)score.bias % 4 == 0;
+        score.bias_pairs = score.bias_column == 1 && score.bias_row % 2 == 0 &&
+                           (uintptr_t)score.bias % (2 * (uintptr_t)bytes) == 0;
     }
     score.threshold = problem.dropout_threshold << 16;
     score.kept_scale = 65536.0F / (65536.0F - (float)problem.dropout_threshold);
@@ -152,6 +152,28 @@ template <bool Bf16>
 PTX_FUNCTION float score_element(uint16_t x)
 {
     return score_float_of<Bf16>(x);
+}
+
+/* Two neighbours in a row, read at once. */
+struct alignas(8) score_pair {
+    float low;
+    float high;
+};
+
+/* Of a bias that has pairs. */
+template <bool Bf16>
+PTX_FUNCTION struct score_pair score_pair_of(const float *at)
+{
+    return *(const struct score_pair *)(const void *)at;
+}
+
+template <bool Bf16>
+PTX_FUNCTION struct score_pair score_pair_of(const uint16_t *at)
+{
+    uint32_t word = *(const uint32_t *)(const void *)at;
+    struct score_pair pair = {
+        score_float_of<Bf16>((uint16_t)word), score_float_of<Bf16>((uint16_t)(word >> 16))};
+    return pair;
 }
 
 /* Below it in size, the series of tanh is as exact as a float. */
@@ -226,6 +248,19 @@ PTX_FUNCTION void score_slope(bool capped, const float (&s)[M][N][4], float (&sl
     }
 }
 
+template <enum score_kind Kind>
+PTX_FUNCTION bool score_capped(const struct score_head &score)
+{
+    return Kind == SCORE_GENERAL && score.softcap > 0;
+}
+
+/* Makes scores of products, or of what score_cap() left of them. */
+template <enum score_kind Kind>
+PTX_FUNCTION float score_factor(const struct score_head &score)
+{
+    return score_capped<Kind>(score) ? score.softcap : score.scale;
+}
+
 template <int M, int N>
 PTX_FUNCTION void score_multiply(float factor, float (&s)[M][N][4])
 {
@@ -241,31 +276,30 @@ PTX_FUNCTION void score_multiply(float factor, float (&s)[M][N][4])
     }
 }
 
-/* Multiplies by a factor and adds a bias, of any strides. Masked: some of its rows and columns may not
- * exist, and what has no bias is left as it is. */
-template <bool Bf16, typename Element, bool Masked, int M, int N>
+/* Multiplies by a factor and adds a bias. What has none, of rows and columns that do not exist, is left
+ * as it is. */
+template <bool Bf16, typename Element, int M, int N>
 PTX_FUNCTION void score_add_elements(
     const struct score_head &score, float factor, int32_t row, int32_t column, float (&s)[M][N][4])
 {
     int lane = (int)ptx_thread() & 31;
     int32_t i = row + lane / 4;
     int32_t j = column + lane % 4 * 2;
-    const int32_t step = (int32_t)score.bias_column; /* 0 or 1 */
-    const Element *first = (const Element *)score.bias + i * score.bias_row + j * step;
+    const Element *first = (const Element *)score.bias + i * score.bias_row + j;
 #pragma unroll
     for (int m = 0; m < M; m++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int below = 16 * m + 8 * half;
             const Element *from = first + below * score.bias_row;
-            int32_t columns = !Masked || i + below < score.queries ? score.keys - j : 0;
+            int32_t columns = i + below < score.queries ? score.keys - j : 0;
 #pragma unroll
             for (int n = 0; n < N; n++) {
 #pragma unroll
                 for (int e = 0; e < 2; e++) {
-                    if (!Masked || 8 * n + e < columns) {
+                    if (8 * n + e < columns) {
                         float &element = s[m][n][2 * half + e];
-                        element = element * factor + score_element<Bf16>(from[(8 * n + e) * step]);
+                        element = element * factor + score_element<Bf16>(from[8 * n + e]);
                     }
                 }
             }
@@ -273,41 +307,82 @@ PTX_FUNCTION void score_add_elements(
     }
 }
 
-/* The same with a bias that has pairs and exists everywhere. */
-template <bool Bf16, int M, int N>
-PTX_FUNCTION void score_add_pairs(
-    const struct score_head &score, float factor, int32_t row, int32_t column, float (&s)[M][N][4])
+/* The same with a bias that all keys share. */
+template <bool Bf16, typename Element, int M, int N>
+PTX_FUNCTION void score_add_rows(
+    const struct score_head &score, float factor, int32_t row, float (&s)[M][N][4])
 {
-    int lane = (int)ptx_thread() & 31;
-    const uint16_t *first = (const uint16_t *)score.bias +
-                            (int64_t)(row + lane / 4) * score.bias_row + column + lane % 4 * 2;
+    int32_t i = row + ((int)ptx_thread() & 31) / 4;
 #pragma unroll
     for (int m = 0; m < M; m++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const uint16_t *from = first + (16 * m + 8 * half) * score.bias_row;
+            int32_t at = i + 16 * m + 8 * half;
+            float bias = 0.0F;
+            if (at < score.queries) {
+                bias = score_element<Bf16>(((const Element *)score.bias)[at * score.bias_row]);
+            }
 #pragma unroll
             for (int n = 0; n < N; n++) {
-                uint32_t pair = *(const uint32_t *)(from + 8 * n);
-                float &low = s[m][n][2 * half];
-                float &high = s[m][n][2 * half + 1];
-                low = low * factor + score_float_of<Bf16>((uint16_t)pair);
-                high = high * factor + score_float_of<Bf16>((uint16_t)(pair >> 16));
+#pragma unroll
+                for (int e = 2 * half; e < 2 * half + 2; e++) {
+                    s[m][n][e] = s[m][n][e] * factor + bias;
+                }
             }
         }
     }
 }
 
-template <bool Bf16, bool Masked, int M, int N>
-PTX_FUNCTION void score_add_bias(
+/* The same with a bias that has pairs and exists everywhere. */
+template <bool Bf16, typename Element, int M, int N>
+PTX_FUNCTION void score_add_pairs(
     const struct score_head &score, float factor, int32_t row, int32_t column, float (&s)[M][N][4])
 {
-    if (score.bias_dtype == ATTN_FP32) {
-        score_add_elements<Bf16, float, Masked>(score, factor, row, column, s);
-    } else if (Masked || !score.bias_pairs) {
-        score_add_elements<Bf16, uint16_t, Masked>(score, factor, row, column, s);
+    int lane = (int)ptx_thread() & 31;
+    const Element *first = (const Element *)score.bias +
+                           (int64_t)(row + lane / 4) * score.bias_row + column + lane % 4 * 2;
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const Element *from = first + (16 * m + 8 * half) * score.bias_row;
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+                struct score_pair pair = score_pair_of<Bf16>(from + 8 * n);
+                float &low = s[m][n][2 * half];
+                float &high = s[m][n][2 * half + 1];
+                low = low * factor + pair.low;
+                high = high * factor + pair.high;
+            }
+        }
+    }
+}
+
+template <bool Bf16, typename Element, int M, int N>
+PTX_FUNCTION void score_add_typed(const struct score_head &score, bool masked, float factor,
+    int32_t row, int32_t column, float (&s)[M][N][4])
+{
+    if (score.bias_column == 0) {
+        score_add_rows<Bf16, Element>(score, factor, row, s);
+    } else if (masked || !score.bias_pairs) {
+        score_add_elements<Bf16, Element>(score, factor, row, column, s);
     } else {
-        score_add_pairs<Bf16>(score, factor, row, column, s);
+        score_add_pairs<Bf16, Element>(score, factor, row, column, s);
+    }
+}
+
+/* Multiplies by score_factor() and adds the bias, if there is one, from global memory. */
+template <enum score_kind Kind, bool Bf16, int M, int N>
+PTX_FUNCTION void score_add_bias(
+    const struct score_head &score, bool masked, int32_t row, int32_t column, float (&s)[M][N][4])
+{
+    float factor = score_factor<Kind>(score);
+    if (score.bias == NULL) {
+        score_multiply(factor, s);
+    } else if (score.bias_dtype == ATTN_FP32) {
+        score_add_typed<Bf16, float>(score, masked, factor, row, column, s);
+    } else {
+        score_add_typed<Bf16, uint16_t>(score, masked, factor, row, column, s);
     }
 }
 
@@ -359,6 +434,19 @@ PTX_FUNCTION void score_mask(
     }
 }
 
+/* What follows the bias. masked: false only where score_sees_all(). */
+template <int M, int N>
+PTX_FUNCTION void score_finish(
+    const struct score_head &score, bool masked, int32_t row, int32_t column, float (&s)[M][N][4])
+{
+    if (score.slope != 0.0F) {
+        score_add_distances(score, row, column, s);
+    }
+    if (masked) {
+        score_mask(score, row, column, s);
+    }
+}
+
 /*
  * Products into scores, of all kinds but PLAIN; those not visible become -inf, and so do columns beyond
  * the lengths. Masked: false only where score_sees_all(). Slope: slope[] is score_slope()'s.
@@ -368,25 +456,14 @@ PTX_FUNCTION void score_make(const struct score_head &score, int32_t row, int32_
     float (&s)[M][N][4], float (&slope)[Slope ? M : 1][Slope ? N : 1][4])
 {
     static_assert(Kind != SCORE_PLAIN, "its scores are products times scale");
-    bool capped = Kind == SCORE_GENERAL && score.softcap > 0;
-    if (capped) {
+    if (score_capped<Kind>(score)) {
         score_cap(score, s);
     }
     if constexpr (Slope) {
-        score_slope(capped, s, slope);
+        score_slope(score_capped<Kind>(score), s, slope);
     }
-    float factor = capped ? score.softcap : score.scale;
-    if (score.bias != NULL) {
-        score_add_bias<Bf16, Masked>(score, factor, row, column, s);
-    } else {
-        score_multiply(factor, s);
-    }
-    if (score.slope != 0.0F) {
-        score_add_distances(score, row, column, s);
-    }
-    if constexpr (Masked) {
-        score_mask(score, row, column, s);
-    }
+    score_add_bias<Kind, Bf16>(score, Masked, row, column, s);
+    score_finish(score, Masked, row, column, s);
 }
 
 /* e^(s - base), both as scores of the kind, but of PLAIN's s the product, which scale makes a score. The
