@@ -101,6 +101,56 @@ Test(kernels_features, sinks_take_rows_without_keys)
     }
 }
 
+/* However bias lies, and whatever of it there is: rows that copies of 16 bytes can take and others, a
+ * rest at their end, blocks of queries and keys that exist in part. */
+Test(kernels_features, bias_lies_anyhow)
+{
+    static const struct {
+        const char *name;
+        int32_t head_dim;
+        int64_t keys;
+        bool aligned;
+        bool one_query;
+        bool one_key;
+        bool fp32;
+    } cases[] = {
+        {"rows of 16 bytes, d32", 32, 200, true, false, false, false},
+        {"rows of 16 bytes, d64", 64, 200, true, false, false, false},
+        {"rows of 16 bytes, d128", 128, 200, true, false, false, false},
+        {"rows with a rest", 64, 197, true, false, false, false}, /* the first of 8 heads */
+        {"rows of pairs", 64, 198, true, false, false, false},
+        {"odd rows", 128, 197, false, false, false, false},
+        {"rows of fp32", 64, 200, true, false, false, true},
+        {"odd rows of fp32", 128, 197, false, false, false, true},
+        {"one query", 128, 200, true, true, false, false},
+        {"one query at an odd address", 64, 197, false, true, false, false},
+        {"one query of fp32", 64, 200, true, true, false, true},
+        {"one key", 128, 200, true, false, true, false},
+        {"one key of fp32", 32, 197, false, false, true, true},
+        {"one element", 64, 200, false, true, true, false},
+    };
+
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        struct trial_spec spec = tested_spec(tested_dtype((int)c));
+        spec.batch = 1;
+        spec.heads_q = 8;
+        spec.head_dim_qk = spec.head_dim_v = cases[c].head_dim;
+        spec.seqlen_q = 140;
+        spec.seqlen_k = cases[c].keys;
+        spec.window_right = c % 2 == 0 ? ATTN_UNBOUNDED : 10;
+        spec.bias = spec.dbias = true;
+        spec.bias_infinities = TRIAL_SCATTERED;
+        spec.bias_one[2] = cases[c].one_query;
+        spec.bias_one[3] = cases[c].one_key;
+        spec.bias_fp32 = cases[c].fp32;
+        spec.aligned = cases[c].aligned;
+        struct trial trial;
+        trial_init(&trial, &spec);
+        solve(cases[c].name, &trial);
+        trial_finish(&trial);
+    }
+}
+
 /* -- neighbours ----------------------------------------------------------------------------- */
 
 static struct trial_spec packed_spec(enum attn_dtype dtype)

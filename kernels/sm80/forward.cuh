@@ -9,6 +9,7 @@
  */
 #pragma once
 
+#include "forward_bias.cuh"
 #include "sm80.h"
 
 #include "device/group.cuh"
@@ -29,6 +30,7 @@ struct forward_block {
     struct tile_rows q; /* from the first query on */
     struct tile_rows k;
     struct tile_rows v;
+    const char *bias; /* of the first query, on its way through shared memory; else NULL */
 };
 
 /* Sizes depend on the kernel alone, so that a result's bits do not depend on what it is launched with. */
@@ -39,7 +41,7 @@ struct forward_shape {
     static const int threads = 32 * warps;
     static const int blocks = warps == 4 ? 2 : 1; /* of a multiprocessor, at least */
     static const int rows = plain && Width > 128 ? 64 : 128;
-    /* As many as leave no register short, those for bias that is under way included. */
+    /* As many as leave no register short. */
     static const int narrow = Width == 32 || Width == 256 ? 32
                               : Width == 128              ? 48
                                                           : 64;
@@ -54,7 +56,9 @@ struct forward_shape {
         queries;
     typedef struct tile<keys, Width>
         places;
-    static const int sums = queries::bytes + 2 * places::bytes; /* where they begin */
+    typedef typename forward_bias<rows, keys>::place biases;    /* of a step; PLAIN has none */
+    static const int bias = queries::bytes + 2 * places::bytes; /* where it begins */
+    static const int sums = bias + (plain ? 0 : biases::bytes); /* where they begin */
     /* 0: registers have room for them; shared memory has, for two blocks of an A100, none. */
     static const int sums_bytes = (rows < 128 ? 0 : 2 * m * threads) * (int)sizeof(float);
     static const int block = sums + sums_bytes;
@@ -95,6 +99,7 @@ PTX_FUNCTION void forward_block_fill(struct forward_block &block, int32_t batch,
         tile_rows_of(problem.k, keys.batch, keys.first, head_kv, keys.length, problem.head_dim_qk);
     block.v =
         tile_rows_of(problem.v, keys.batch, keys.first, head_kv, keys.length, problem.head_dim_v);
+    block.bias = forward_bias_of(block.score, block.row);
 }
 
 /* Tiles of a problem: all blocks of rows of a kv head, and for each of them the heads that share it, so
@@ -242,22 +247,30 @@ PTX_FUNCTION void forward_gather(uint32_t values, const float (&p)[M][N][4], flo
 }
 
 /* Products into scores that forward_soften() takes. */
-template <enum score_kind Kind, bool Bf16, int Keys, int Rows, int M, int N>
-PTX_FUNCTION void forward_score(const struct score_head &score, int32_t block_row, int32_t row,
-    int32_t column, float (&s)[M][N][4])
+template <int Width, enum score_kind Kind, bool Bf16, int M, int N>
+PTX_FUNCTION void forward_score(
+    const struct forward_block &block, int32_t warp_row, int32_t column, float (&s)[M][N][4])
 {
-    bool all = score_sees_all(score, block_row, Rows, column, Keys);
+    typedef struct forward_shape<Width, Kind> shape;
+    const struct score_head &score = block.score;
+    bool all = score_sees_all(score, block.row, shape::rows, column, shape::keys);
+    int32_t row = block.row + warp_row;
     if constexpr (Kind == SCORE_PLAIN) {
         if (!all) {
             score_mask(score, row, column, s);
         }
     } else {
-        float none[1][1][4];
-        if (all) {
-            score_make<Kind, Bf16, false, false>(score, row, column, s, none);
-        } else {
-            score_make<Kind, Bf16, true, false>(score, row, column, s, none);
+        if (score_capped<Kind>(score)) {
+            score_cap(score, s);
         }
+        if (block.bias != NULL) {
+            forward_bias_add<shape::rows, shape::keys, Bf16>(
+                ptx_shared_address(ptx_shared_memory() + shape::bias), score,
+                score_factor<Kind>(score), warp_row, s);
+        } else {
+            score_add_bias<Kind, Bf16>(score, !all, row, column, s);
+        }
+        score_finish(score, !all, row, column, s);
     }
 }
 
@@ -287,6 +300,12 @@ PTX_FUNCTION void forward_steps(
         ptx_copy_wait<0>();
         ptx_barrier(); /* K is there, and nobody reads the last V any more */
         tile_load<shape::keys, Width, shape::threads>(values, next, block.v, column);
+        if constexpr (Kind != SCORE_PLAIN) {
+            if (block.bias != NULL) {
+                forward_bias_load<shape::rows, shape::keys, shape::threads>(
+                    queries + shape::bias, block.score, block.bias, block.row, column);
+            }
+        }
         ptx_copy_commit();
         /* Anew in each step: it would take the register that products of 128 columns lack. */
         int32_t warp_row = (int32_t)(ptx_opaque(ptx_thread()) / 32) * 16 * M;
@@ -302,11 +321,10 @@ PTX_FUNCTION void forward_steps(
                 keys, next, block.k, column - shape::keys);
             ptx_copy_commit();
         }
-        int32_t row = block.row + warp_row;
-        forward_score<Kind, Bf16, shape::keys, shape::rows>(block.score, block.row, row, column, s);
+        forward_score<Width, Kind, Bf16>(block, warp_row, column, s);
         forward_soften<Width, Kind>(block.score.scale, s, out, rows);
         if (Kind == SCORE_GENERAL && block.score.threshold > 0) {
-            score_drop<false>(block.score, row, column, s);
+            score_drop<false>(block.score, block.row + warp_row, column, s);
         }
         forward_gather<Width, Kind, Bf16>(ptx_shared_address(values), s, out);
     }
