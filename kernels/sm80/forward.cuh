@@ -37,14 +37,14 @@ struct forward_block {
 template <int Width, enum score_kind Kind>
 struct forward_shape {
     static const bool plain = Kind == SCORE_PLAIN;
-    static const int warps = Width > 64 && Width != 128 && !plain ? 8 : 4;
+    static const int warps = Width == 256 && !plain ? 8 : 4; /* of 16 rows or 32 */
     static const int threads = 32 * warps;
     static const int blocks = warps == 4 ? 2 : 1; /* of a multiprocessor, at least */
-    static const int rows = plain && Width > 128 ? 64 : 128;
-    /* As many as leave no register short. */
-    static const int narrow = Width == 32 || Width == 256 ? 32
-                              : Width == 128              ? 48
-                                                          : 64;
+    static const int rows = Width > 128 && warps == 4 ? 64 : 128;
+    /* As many as leave no register short; of 32 columns fewer, for more blocks of a multiprocessor. */
+    static const int narrow = Width == 32    ? 32
+                              : Width == 128 ? 48
+                                             : 64;
     static const int keys = !plain         ? narrow
                             : Width <= 64  ? 128
                             : Width == 256 ? 48
