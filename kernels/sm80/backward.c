@@ -54,8 +54,10 @@ static const struct sm80_kernel *delta_kernel(const struct attn_problem *problem
 static const struct sm80_kernel *columns_kernel(const struct attn_problem *problem)
 {
     struct sm80_key key = sm80_key_of(problem);
+    const struct backward_kernels *kernels = widths[key.width];
 
-    return &widths[key.width]->columns.kernel[key.bf16][key.kind];
+    return key.sums ? &kernels->summing[key.bf16][key.kind == SCORE_GENERAL]
+                    : &kernels->columns.kernel[key.bf16][key.kind];
 }
 
 static uint64_t columns_tiles(const struct attn_problem *problem)
@@ -158,8 +160,9 @@ static const struct sm80_kernel *width_kernel_at(
         return &kernels->columns.kernel[index % 2][index / 2];
     }
     index -= columns;
-    return index < 4 ? &kernels->rows[index % 2][index / 2]
-                     : &kernels->dbias[index % 2][index / 2 - 2];
+    return index < 4   ? &kernels->summing[index % 2][index / 2]
+           : index < 8 ? &kernels->rows[index % 2][index / 2 - 2]
+                       : &kernels->dbias[index % 2][index / 2 - 4];
 }
 
 static const struct sm80_kernel *kernel_at(size_t index)
@@ -172,7 +175,7 @@ static const struct sm80_kernel *kernel_at(size_t index)
         &sm80_backward_sums[0],
         &sm80_backward_sums[1],
     };
-    size_t each = 2 * SCORE_KINDS + 8;
+    size_t each = 2 * SCORE_KINDS + 12;
 
     if (index < SM80_WIDTHS * each) {
         return width_kernel_at(widths[index / each], index % each);

@@ -11,9 +11,10 @@ extern "C" {
 
 /* Those of one head dim tile. */
 struct backward_kernels {
-    struct sm80_kernels columns;    /* dk and dv, and dq's sums */
-    struct sm80_kernel rows[2][2];  /* dq and what slopes need: not bf16, bf16; plain, general */
-    struct sm80_kernel dbias[2][2]; /* the same: bias, general */
+    struct sm80_kernels columns;      /* dk and dv, and dq's sums */
+    struct sm80_kernel summing[2][2]; /* and those of ds by key: not bf16, bf16; bias, general */
+    struct sm80_kernel rows[2][2];    /* dq and what slopes need: not bf16, bf16; plain, general */
+    struct sm80_kernel dbias[2][2];   /* that of a matrix: not bf16, bf16; bias, general */
 };
 
 extern const struct backward_kernels sm80_backward_d32;

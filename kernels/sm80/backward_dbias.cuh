@@ -1,17 +1,15 @@
 /*
- * The stage of the backward pass that owns tiles of a bias's gradient: a block walks in order over what
- * its elements are sums of, and computes ds once more. Each warp has 16 queries. Where the gradient is
- * a vector, this leaves a sum for every query or key of every head, and backward_sums.cu adds these.
+ * The stage of the backward pass that owns tiles of the gradient of a bias that is a matrix: a block
+ * walks in order over the batches and heads that its elements are sums of, and computes ds once more.
+ * Each warp has 16 queries.
  */
 #pragma once
 
 #include "backward_parts.cuh"
 
-/* What a block owns: batches and heads that it walks over, and the first query and key; of a vector
- * the other one's is unused. */
+/* What a block owns: batches and heads that it walks over, and the first query and key. */
 struct dbias_part {
-    enum backward_dbias kind;
-    int32_t batch; /* -1: there is nothing to do */
+    int32_t batch;
     int32_t end_batch;
     int32_t head;
     int32_t end_head;
@@ -19,30 +17,9 @@ struct dbias_part {
     int32_t key;
 };
 
-PTX_FUNCTION struct dbias_part dbias_vector_part_of(
-    const struct device_item &item, enum backward_dbias kind, int64_t tile)
-{
-    const struct attn_problem &problem = item.problem;
-    enum lengths_side side = backward_bias_side(&problem);
-    int64_t blocks = lengths_blocks(&problem, side, BACKWARD_ROWS);
-    struct lengths_place place =
-        lengths_place_of(&problem, item.workspace, side, BACKWARD_ROWS, tile % blocks);
-    struct dbias_part part;
-    part.kind = kind;
-    part.batch = place.batch;
-    part.end_batch = place.batch + 1;
-    part.head = (int32_t)(tile / blocks);
-    part.end_head = part.head + 1;
-    part.query = side == LENGTHS_QUERIES ? place.row : 0;
-    part.key = side == LENGTHS_KEYS ? place.row : 0;
-    return part;
-}
-
-PTX_FUNCTION struct dbias_part dbias_matrix_part_of(
-    const struct attn_problem &problem, int64_t tile)
+PTX_FUNCTION struct dbias_part dbias_part_of(const struct attn_problem &problem, int64_t tile)
 {
     struct dbias_part part;
-    part.kind = BACKWARD_DBIAS_MATRIX;
     bool all_batches = problem.bias_broadcast[0];
     bool all_heads = problem.bias_broadcast[1];
     int64_t queries = lengths_blocks_each(&problem, LENGTHS_QUERIES, BACKWARD_ROWS);
@@ -58,13 +35,6 @@ PTX_FUNCTION struct dbias_part dbias_matrix_part_of(
     return part;
 }
 
-PTX_FUNCTION struct dbias_part dbias_part_of(const struct device_item &item, int64_t tile)
-{
-    enum backward_dbias kind = backward_dbias_of(&item.problem);
-    return kind == BACKWARD_DBIAS_MATRIX ? dbias_matrix_part_of(item.problem, tile)
-                                         : dbias_vector_part_of(item, kind, tile);
-}
-
 /* A tile of one head of one sequence: in shared memory, because registers are short. Thread 0 finds
  * the next one, while others still read this one and perhaps the last one. */
 #define DBIAS_STEPS 3
@@ -76,8 +46,6 @@ struct dbias_step {
     int32_t kv_head;
     int32_t query;
     int32_t key;
-    int32_t
-        end; /* of a vector's walk: behind the last query or key that there is something to see */
     struct lengths_sequence queries;
     struct lengths_sequence keys;
     const float *lse; /* of the sequence's first query */
@@ -127,15 +95,6 @@ PTX_FUNCTION void dbias_enter(
         score_head_of(problem, step.batch, step.head, step.queries.length, step.keys.length);
     step.query = part.query;
     step.key = part.key;
-    step.end = 0;
-    if (part.kind == BACKWARD_DBIAS_KEYS && part.key < step.keys.length) {
-        step.query = score_first_query(step.score, part.key) / BACKWARD_ROWS * BACKWARD_ROWS;
-        step.end = score_end_query(step.score, dbias_last(part.key, step.keys.length));
-    }
-    if (part.kind == BACKWARD_DBIAS_QUERIES && part.query < step.queries.length) {
-        step.key = score_first_key(step.score, part.query) / BACKWARD_ROWS * BACKWARD_ROWS;
-        step.end = score_end_key(step.score, dbias_last(part.query, step.queries.length));
-    }
 }
 
 /* Whether any of a tile's queries sees any of its keys. */
@@ -149,14 +108,6 @@ PTX_FUNCTION bool dbias_visible(const struct dbias_step &step)
 PTX_FUNCTION void dbias_advance(
     struct dbias_step &step, const struct device_item &item, const struct dbias_part &part)
 {
-    if (part.kind == BACKWARD_DBIAS_KEYS && step.query + BACKWARD_ROWS < step.end) {
-        step.query += BACKWARD_ROWS;
-        return;
-    }
-    if (part.kind == BACKWARD_DBIAS_QUERIES && step.key + BACKWARD_ROWS < step.end) {
-        step.key += BACKWARD_ROWS;
-        return;
-    }
     step.head++;
     if (step.head == part.end_head) {
         step.head = part.head;
@@ -209,22 +160,6 @@ PTX_FUNCTION void dbias_load(
     ptx_copy_commit();
 }
 
-/* Where nothing is seen ds is 0 and not 0 times something. p is used up. */
-template <int N>
-PTX_FUNCTION void dbias_mask(const struct score_head &score, int32_t row, int32_t column,
-    float (&p)[1][N][4], float (&ds)[1][N][4])
-{
-    backward_clear(p);
-    score_mask(score, row, column, p);
-#pragma unroll
-    for (int n = 0; n < N; n++) {
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            ds[0][n][e] = p[0][n][e] == 0 ? ds[0][n][e] : 0.0F;
-        }
-    }
-}
-
 /* Adds the ds of a tile. */
 template <int Width, enum score_kind Kind, bool Bf16, int N>
 PTX_FUNCTION void dbias_add(const struct dbias_step &step, uint32_t stage, float (&sum)[1][N][4])
@@ -249,9 +184,7 @@ PTX_FUNCTION void dbias_add(const struct dbias_step &step, uint32_t stage, float
     backward_multiply<Bf16, of_queries, of_keys, Width>(
         ds, stage + shape::dout, first, stage + shape::v, 0);
     backward_ds<Kind>(step.score, stats, p, ds);
-    if (!score_sees_all(step.score, step.query + first, 16, step.key, 8 * N)) {
-        dbias_mask(step.score, step.query + first, step.key, p, ds);
-    }
+    backward_hide(step.score, step.query + first, step.key, p, ds);
 #pragma unroll
     for (int n = 0; n < N; n++) {
 #pragma unroll
@@ -321,7 +254,7 @@ PTX_FUNCTION void dbias_store_pair(
 }
 
 template <bool Bf16, int N>
-PTX_FUNCTION void dbias_store_matrix(
+PTX_FUNCTION void dbias_store(
     const struct attn_problem &problem, const struct dbias_part &part, const float (&sum)[1][N][4])
 {
     const struct attn_view &view = problem.dbias;
@@ -343,59 +276,6 @@ PTX_FUNCTION void dbias_store_matrix(
     }
 }
 
-/* Sums over the tile's keys. */
-template <int N>
-PTX_FUNCTION void dbias_store_queries(
-    float *to, int32_t queries, const struct dbias_part &part, const float (&sum)[1][N][4])
-{
-    int lane = (int)ptx_thread() & 31;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        float all = 0.0F;
-#pragma unroll
-        for (int n = 0; n < N; n++) {
-            all += sum[0][n][2 * half] + sum[0][n][2 * half + 1];
-        }
-        all += ptx_shuffle_xor(all, 1);
-        all += ptx_shuffle_xor(all, 2);
-        int32_t i = part.query + (int)(ptx_thread() / 32) * 16 + lane / 4 + 8 * half;
-        if (lane % 4 == 0 && i < queries) {
-            to[i] = all;
-        }
-    }
-}
-
-/* Sums over the tile's queries, through shared memory: [warp][key]. */
-template <int N>
-PTX_FUNCTION void dbias_store_keys(float *to, int32_t keys, const struct dbias_part &part,
-    const float (&sum)[1][N][4], float *shared)
-{
-    int thread = (int)ptx_thread();
-
-    ptx_barrier(); /* nobody reads the last tile's rows */
-#pragma unroll
-    for (int n = 0; n < N; n++) {
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-            float all = sum[0][n][e] + sum[0][n][e + 2];
-            all += ptx_shuffle_xor(all, 4);
-            all += ptx_shuffle_xor(all, 8);
-            all += ptx_shuffle_xor(all, 16);
-            if (thread % 32 < 4) {
-                shared[thread / 32 * BACKWARD_ROWS + 8 * n + thread % 4 * 2 + e] = all;
-            }
-        }
-    }
-    ptx_barrier();
-    if (thread < BACKWARD_ROWS && part.key + thread < keys) {
-        float all = 0.0F;
-        for (int warp = 0; warp < BACKWARD_ROW_THREADS / 32; warp++) {
-            all += shared[warp * BACKWARD_ROWS + thread];
-        }
-        to[part.key + thread] = all;
-    }
-}
-
 template <int Width, enum score_kind Kind, bool Bf16>
 static __global__ void __launch_bounds__(BACKWARD_ROW_THREADS, 2)
     backward_dbias_own(const __grid_constant__ struct device_group group)
@@ -404,10 +284,7 @@ static __global__ void __launch_bounds__(BACKWARD_ROW_THREADS, 2)
     struct device_place tile = device_place_of(group, ptx_block());
     const struct device_item &item = *tile.item;
     const struct attn_problem &problem = item.problem;
-    struct dbias_part part = dbias_part_of(item, (int64_t)tile.tile);
-    if (part.batch < 0) {
-        return;
-    }
+    struct dbias_part part = dbias_part_of(problem, (int64_t)tile.tile);
     char *shared = ptx_shared_memory();
     float sum[1][shape::score_n][4];
     backward_clear(sum);
@@ -420,19 +297,5 @@ static __global__ void __launch_bounds__(BACKWARD_ROW_THREADS, 2)
             sum[0][n][e] *= kept;
         }
     }
-    if (part.kind == BACKWARD_DBIAS_MATRIX) {
-        dbias_store_matrix<Bf16>(problem, part, sum);
-        return;
-    }
-    enum lengths_side side = backward_bias_side(&problem);
-    struct lengths_sequence sequence =
-        lengths_sequence_of(&problem, item.workspace, side, part.batch);
-    float *to = (float *)(item.workspace + backward_layout_of(&problem).bias) +
-                backward_all_rows(&problem, side) * part.head +
-                backward_first_row(&problem, side, &sequence);
-    if (part.kind == BACKWARD_DBIAS_QUERIES) {
-        dbias_store_queries(to, sequence.length, part, sum);
-    } else {
-        dbias_store_keys(to, sequence.length, part, sum, (float *)shared);
-    }
+    dbias_store<Bf16>(problem, part, sum);
 }

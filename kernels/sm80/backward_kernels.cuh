@@ -10,10 +10,10 @@
 #include "backward_rows.cuh"
 
 // clang-format off
-#define BACKWARD_COLUMNS(width, kind, bf16)                                                        \
-    {(const void *)backward_columns<width, kind, bf16>, columns_shape<width, kind>::threads,       \
-     columns_shape<width, kind>::bytes, columns_shape<width, kind>::queries,                       \
-     columns_shape<width, kind>::keys}
+#define BACKWARD_COLUMNS(width, kind, bf16, sums)                                                  \
+    {(const void *)backward_columns<width, kind, bf16, sums>,                                      \
+     columns_shape<width, kind, sums>::threads, columns_shape<width, kind, sums>::bytes,           \
+     columns_shape<width, kind, sums>::queries, columns_shape<width, kind, sums>::keys}
 
 #define BACKWARD_ROWS_KERNEL(width, kind, bf16)                                                    \
     {(const void *)backward_rows_own<width, kind, bf16>, rows_shape<width>::threads,               \
@@ -24,12 +24,16 @@
      dbias_shape<width>::bytes, dbias_shape<width>::queries, dbias_shape<width>::keys}
 
 #define BACKWARD_KERNELS(width)                                                                    \
-    {{{{BACKWARD_COLUMNS(width, SCORE_PLAIN, false),                                               \
-        BACKWARD_COLUMNS(width, SCORE_BIAS, false),                                                \
-        BACKWARD_COLUMNS(width, SCORE_GENERAL, false)},                                            \
-       {BACKWARD_COLUMNS(width, SCORE_PLAIN, true),                                                \
-        BACKWARD_COLUMNS(width, SCORE_BIAS, true),                                                 \
-        BACKWARD_COLUMNS(width, SCORE_GENERAL, true)}}},                                           \
+    {{{{BACKWARD_COLUMNS(width, SCORE_PLAIN, false, false),                                        \
+        BACKWARD_COLUMNS(width, SCORE_BIAS, false, false),                                         \
+        BACKWARD_COLUMNS(width, SCORE_GENERAL, false, false)},                                     \
+       {BACKWARD_COLUMNS(width, SCORE_PLAIN, true, false),                                         \
+        BACKWARD_COLUMNS(width, SCORE_BIAS, true, false),                                          \
+        BACKWARD_COLUMNS(width, SCORE_GENERAL, true, false)}}},                                    \
+     {{BACKWARD_COLUMNS(width, SCORE_BIAS, false, true),                                           \
+       BACKWARD_COLUMNS(width, SCORE_GENERAL, false, true)},                                       \
+      {BACKWARD_COLUMNS(width, SCORE_BIAS, true, true),                                            \
+       BACKWARD_COLUMNS(width, SCORE_GENERAL, true, true)}},                                       \
      {{BACKWARD_ROWS_KERNEL(width, SCORE_PLAIN, false),                                            \
        BACKWARD_ROWS_KERNEL(width, SCORE_GENERAL, false)},                                         \
       {BACKWARD_ROWS_KERNEL(width, SCORE_PLAIN, true),                                             \

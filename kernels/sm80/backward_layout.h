@@ -68,8 +68,8 @@ BACKWARD_FUNCTION bool backward_owns_queries(const struct attn_problem *problem)
 enum backward_dbias {
     BACKWARD_DBIAS_NONE,
     BACKWARD_DBIAS_MATRIX,  /* tiles walk over batches and heads that are summed over */
-    BACKWARD_DBIAS_KEYS,    /* tiles walk over queries and leave a sum for each key */
-    BACKWARD_DBIAS_QUERIES, /* tiles walk over keys and leave a sum for each query */
+    BACKWARD_DBIAS_KEYS,    /* blocks that own keys leave sums of theirs */
+    BACKWARD_DBIAS_QUERIES, /* the sum of a query's keys comes with its delta */
 };
 
 BACKWARD_FUNCTION enum backward_dbias backward_dbias_of(const struct attn_problem *problem)
@@ -101,18 +101,12 @@ BACKWARD_FUNCTION enum lengths_side backward_bias_side(const struct attn_problem
     return backward_dbias_of(problem) == BACKWARD_DBIAS_KEYS ? LENGTHS_KEYS : LENGTHS_QUERIES;
 }
 
-/* Tiles of the stage that owns a bias's gradient. A matrix has elements for every query and key of the
- * longest sequences; a vector's stage leaves sums for rows that there are, and no others are read. */
+/* Tiles of the stage that owns the gradient of a matrix: it has elements for every query and key of the
+ * longest sequences. */
 BACKWARD_FUNCTION uint64_t backward_dbias_tiles(const struct attn_problem *problem)
 {
-    enum backward_dbias kind = backward_dbias_of(problem);
-    enum lengths_side side = backward_bias_side(problem);
-
-    if (kind == BACKWARD_DBIAS_NONE || backward_dbias_direct(problem)) {
+    if (backward_dbias_of(problem) != BACKWARD_DBIAS_MATRIX || backward_dbias_direct(problem)) {
         return 0;
-    }
-    if (kind != BACKWARD_DBIAS_MATRIX) {
-        return (uint64_t)lengths_blocks(problem, side, BACKWARD_ROWS) * (uint64_t)problem->heads_q;
     }
     return (problem->bias_broadcast[0] ? 1 : (uint64_t)problem->batch) *
            (problem->bias_broadcast[1] ? 1 : (uint64_t)problem->heads_q) *

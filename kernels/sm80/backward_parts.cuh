@@ -321,6 +321,28 @@ PTX_FUNCTION void backward_ds(const struct score_head &score, const struct backw
     }
 }
 
+/* Where nothing is seen ds is 0 and not 0 times something. p is used up. */
+template <int M, int N>
+PTX_FUNCTION void backward_hide(const struct score_head &score, int32_t row, int32_t column,
+    float (&p)[M][N][4], float (&ds)[M][N][4])
+{
+    if (score_sees_all(score, row, 16 * M, column, 8 * N)) {
+        return;
+    }
+    backward_clear(p);
+    score_mask(score, row, column, p);
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                ds[m][n][e] = p[m][n][e] == 0 ? ds[m][n][e] : 0.0F;
+            }
+        }
+    }
+}
+
 /* What dropout drops is 0 from here on. */
 template <enum score_kind Kind, int M, int N>
 PTX_FUNCTION void backward_drop(const struct score_head &score, float (&p)[M][N][4])

@@ -73,7 +73,7 @@ static uint32_t sm80_group_key(enum attn_direction direction, const struct attn_
     struct sm80_key key = sm80_key_of(problem);
 
     (void)direction;
-    return (key.width * SCORE_KINDS + (uint32_t)key.kind) * 2 + key.bf16;
+    return ((key.width * SCORE_KINDS + (uint32_t)key.kind) * 2 + key.bf16) * 2 + key.sums;
 }
 
 static cudaError_t prepare_kernel(const struct sm80_kernel *kernel)

@@ -45,6 +45,7 @@ struct sm80_key {
     bool bf16;
     unsigned width; /* which of the head dim tiles, 0 .. SM80_WIDTHS - 1 */
     enum score_kind kind;
+    bool sums; /* of the gradient of a bias that is a vector of keys */
 };
 
 struct sm80_key sm80_key_of(const struct attn_problem *problem);

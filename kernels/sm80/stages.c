@@ -3,6 +3,8 @@
  */
 #include "sm80.h"
 
+#include "backward_layout.h"
+
 #include "device/lengths.h"
 
 static const int widths[SM80_WIDTHS] = {32, 64, 96, 128, 192, 256};
@@ -102,6 +104,7 @@ struct sm80_key sm80_key_of(const struct attn_problem *problem)
     struct sm80_key key = {
         .bf16 = problem->dtype == ATTN_BF16,
         .kind = score_kind_of(problem),
+        .sums = backward_dbias_of(problem) == BACKWARD_DBIAS_KEYS,
     };
 
     while (widths[key.width] < wider) {
