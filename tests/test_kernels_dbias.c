@@ -72,12 +72,13 @@ static void check_shape(
     trial_init(&summed, &spec);
     fill_alike(&summed, whole);
     cr_assert(tested_compute(&summed, tested_family(), tested_family(), 1));
-    /* A query's sum is of out as it is rounded; a key's of the same numbers as the matrix. */
-    expect_sums(name, shape, &summed, whole, spec.bias_one[3] ? 0.1 : 1e-3);
+    /* Without sinks a query's sum is not made of ds; all others are of the same numbers as the matrix. */
+    expect_sums(name, shape, &summed, whole, spec.bias_one[3] && !spec.sinks ? 0.1 : 1e-3);
     trial_finish(&summed);
 }
 
-static void check(const char *name, const struct trial_spec *features)
+/* sink: what all are, if there are any; 0: as they were drawn. */
+static void check_sinks(const char *name, const struct trial_spec *features, double sink)
 {
     static const unsigned shapes[] = {
         4, 7, 6, 8, 11, 9, 12, 15}; /* queries or keys are summed up */
@@ -86,11 +87,20 @@ static void check(const char *name, const struct trial_spec *features)
     spec.bias = spec.dbias = spec.bias_fp32 = true;
     trial_init(&whole, &spec);
     fill_alike(&whole, &whole);
+    struct tensor sinks = tensor_of(&whole.problem, TENSOR_SINKS);
+    for (int64_t i = 0; sink != 0 && i < tensor_elements(&sinks); i++) {
+        tensor_set(&sinks, i, sink);
+    }
     cr_assert(tested_compute(&whole, tested_family(), tested_family(), 1));
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         check_shape(name, spec, shapes[i], &whole);
     }
     trial_finish(&whole);
+}
+
+static void check(const char *name, const struct trial_spec *features)
+{
+    check_sinks(name, features, 0);
 }
 
 static struct trial_spec general_spec(enum attn_dtype dtype)
@@ -115,6 +125,18 @@ Test(kernels_dbias, a_vector_has_the_sums_of_a_matrix)
         spec.head_dim_v = 72 + 80 * d;
         spec.sinks = true;
         check("sinks, wider heads", &spec);
+    }
+}
+
+/* So little that 1 less the sink's probability does not tell. */
+Test(kernels_dbias, a_sink_leaves_little)
+{
+    for (int d = 0; d < TESTED_DTYPES; d++) {
+        struct trial_spec spec = tested_spec(tested_dtype(d));
+        spec.sinks = true;
+        check_sinks("a great sink", &spec, 16);
+        spec.dlse = !spec.dlse;
+        check_sinks("a great sink, dlse otherwise", &spec, 16);
     }
 }
 

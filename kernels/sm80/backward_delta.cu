@@ -1,7 +1,7 @@
 /*
  * The stage of the backward pass before all others that meet scores: of each query delta and lse, as
- * its probabilities need them, into the workspace, and the sum of its ds for a bias that has one element
- * for all keys. Clears the sums of dq. Eight lanes have a row.
+ * its probabilities need them, into the workspace, and the sum of its ds, where that follows from them.
+ * Clears the sums of dq. Eight lanes have a row.
  */
 #include "sm80.h"
 
@@ -62,8 +62,8 @@ PTX_FUNCTION float delta_scalar(
                            view.row_stride * (place.queries.first + place.row + row)];
 }
 
-/* The sum of a query's ds over its keys, without any of them: that of p * drop(dp) is `product`, which is
- * rowsum(dout * out), and that of p is what the sink leaves of 1. */
+/* The sum of a query's ds over its keys, where no sink takes part: p's sum is 1, so that delta goes out
+ * and dlse is left, or NaN, which `product`, rowsum(dout * out), and lse show. */
 PTX_FUNCTION float delta_sum(const struct device_item &item, const struct backward_place &place,
     int row, float product, float lse, float dlse)
 {
@@ -72,18 +72,8 @@ PTX_FUNCTION float delta_sum(const struct device_item &item, const struct backwa
         lengths_sequence_of(&problem, item.workspace, LENGTHS_KEYS, place.batch);
     struct backward_seen seen = backward_seen_of(
         score_head_of(problem, place.batch, place.head, place.queries.length, keys.length));
-    if (place.row + row < seen.first || place.row + row >= seen.end) {
-        return 0.0F;
-    }
-    float sink = ptx_float_of_bits(0xff800000U);
-    if (problem.sinks.data != NULL) {
-        sink = ((const float *)problem.sinks.data)[problem.sinks.head_stride * place.head];
-    }
-    float taken = ptx_exp2((sink - lse) * SCORE_LOG2E); /* NaN where lse is */
-    float rest = 1.0F - taken;
-    /* What an lse that is rounded leaves to keys although the sink has everything. */
-    float noise = taken * 5e-7F * (1.0F + (lse < 0 ? -lse : lse));
-    return product * taken + (rest < noise ? 0.0F : dlse * rest);
+    bool sees = place.row + row >= seen.first && place.row + row < seen.end;
+    return sees ? dlse + 0.0F * (product + lse) : 0.0F;
 }
 
 PTX_FUNCTION void delta_store(
@@ -100,7 +90,7 @@ PTX_FUNCTION void delta_store(
     float unit = score_kind_of(&problem) == SCORE_PLAIN ? SCORE_LOG2E : 1.0F;
     ((float *)(item.workspace + layout.delta))[place.at + row] = nothing ? 0.0F : sum - dlse;
     ((float *)(item.workspace + layout.lse))[place.at + row] = nothing ? infinity : lse * unit;
-    if (backward_dbias_of(&problem) == BACKWARD_DBIAS_QUERIES) {
+    if (backward_dbias_of(&problem) == BACKWARD_DBIAS_QUERIES && !backward_sums_queries(&problem)) {
         ((float *)(item.workspace + layout.bias))[place.at + row] =
             nothing ? 0.0F : delta_sum(item, place, row, sum, lse, dlse);
     }

@@ -59,17 +59,11 @@ BACKWARD_FUNCTION int backward_width(const struct attn_problem *problem)
 
 /* -- who computes what ---------------------------------------------------------------------------- */
 
-/* Sums of dq that any order may add to are not the same twice; dslopes are summed by query. */
-BACKWARD_FUNCTION bool backward_owns_queries(const struct attn_problem *problem)
-{
-    return problem->deterministic || problem->dslopes.data != NULL;
-}
-
 enum backward_dbias {
     BACKWARD_DBIAS_NONE,
     BACKWARD_DBIAS_MATRIX,  /* tiles walk over batches and heads that are summed over */
     BACKWARD_DBIAS_KEYS,    /* blocks that own keys leave sums of theirs */
-    BACKWARD_DBIAS_QUERIES, /* the sum of a query's keys comes with its delta */
+    BACKWARD_DBIAS_QUERIES, /* the sum of a query's keys is its dlse, or a block's that owns it */
 };
 
 BACKWARD_FUNCTION enum backward_dbias backward_dbias_of(const struct attn_problem *problem)
@@ -81,6 +75,20 @@ BACKWARD_FUNCTION enum backward_dbias backward_dbias_of(const struct attn_proble
         return BACKWARD_DBIAS_QUERIES;
     }
     return problem->bias_broadcast[2] ? BACKWARD_DBIAS_KEYS : BACKWARD_DBIAS_MATRIX;
+}
+
+/* Whether sums of ds by query are made of ds: a sink may have so much of a query that its lse does not
+ * say what is left for the keys. */
+BACKWARD_FUNCTION bool backward_sums_queries(const struct attn_problem *problem)
+{
+    return backward_dbias_of(problem) == BACKWARD_DBIAS_QUERIES && problem->sinks.data != NULL;
+}
+
+/* Sums of dq that any order may add to are not the same twice; dslopes, too, are summed by query. */
+BACKWARD_FUNCTION bool backward_owns_queries(const struct attn_problem *problem)
+{
+    return problem->deterministic || problem->dslopes.data != NULL ||
+           backward_sums_queries(problem);
 }
 
 /* Whether the blocks that own keys write the gradient of the bias, because each of its elements is one

@@ -1,6 +1,6 @@
 /*
- * The stage of the backward pass that owns queries, for a dq of the same bits every time and for
- * dslopes: a block has some queries of one head and walks over the keys. Each warp has 16 queries.
+ * The stage of the backward pass that owns queries, for a dq of the same bits every time and for sums by
+ * query: a block has some queries of one head and walks over the keys. Each warp has 16 queries.
  */
 #pragma once
 
@@ -96,7 +96,12 @@ PTX_FUNCTION void rows_load_delta(struct backward_stats<1> &stats, const float *
     }
 }
 
-/* sums of ds * distance over a thread's keys. */
+/* Over a thread's keys, of its two rows. */
+struct rows_sums {
+    float distances[2]; /* ds * distance */
+    float ds[2];
+};
+
 template <int N>
 PTX_FUNCTION void rows_add_distances(const struct score_head &score, int32_t row, int32_t column,
     const float (&ds)[1][N][4], float (&sum)[2])
@@ -109,6 +114,18 @@ PTX_FUNCTION void rows_add_distances(const struct score_head &score, int32_t row
             int64_t distance =
                 row + lane / 4 + 8 * (e / 2) + score.off - (column + 8 * n + lane % 4 * 2 + e % 2);
             sum[e / 2] += ds[0][n][e] * (float)(distance < 0 ? -distance : distance);
+        }
+    }
+}
+
+template <int N>
+PTX_FUNCTION void rows_add(const float (&ds)[1][N][4], float (&sum)[2])
+{
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            sum[e / 2] += ds[0][n][e];
         }
     }
 }
@@ -133,11 +150,11 @@ PTX_FUNCTION void rows_add_dq(
     }
 }
 
-/* One block of keys: adds to dq, and to the sums for slopes if they are wanted. */
+/* One block of keys: adds to dq, and to the sums that are wanted. */
 template <int Width, enum score_kind Kind, bool Bf16>
-PTX_FUNCTION void rows_step(const struct score_head &score, const struct backward_stats<1> &stats,
-    int32_t row, int32_t key, uint32_t shared, uint32_t keys, bool slopes, float (&distances)[2],
-    float (&dq)[1][Width / 8][4])
+PTX_FUNCTION void rows_step(const struct attn_problem &problem, const struct score_head &score,
+    const struct backward_stats<1> &stats, int32_t row, int32_t key, uint32_t shared, uint32_t keys,
+    struct rows_sums &sums, float (&dq)[1][Width / 8][4])
 {
     typedef struct rows_shape<Width> shape;
     typedef backward_a<shape::queries, Width> of_queries;
@@ -156,22 +173,42 @@ PTX_FUNCTION void rows_step(const struct score_head &score, const struct backwar
         ds, shared + shape::dout, first, keys + shape::key_bytes, 0);
     backward_ds<Kind>(score, stats, p, ds);
     if constexpr (capped) {
-        if (slopes) {
-            rows_add_distances(score, row, key, ds, distances);
+        if (problem.dslopes.data != NULL) {
+            rows_add_distances(score, row, key, ds, sums.distances);
+        }
+        if (backward_sums_queries(&problem)) {
+            backward_hide(score, row, key, p, ds);
+            rows_add(ds, sums.ds);
         }
         backward_uncap(score, cap, ds);
     }
     rows_add_dq<Width, Bf16>(ds, keys, dq);
 }
 
+/* Sums over the lanes that share a row, to the place's first row and the following. */
+PTX_FUNCTION void rows_store_sums(
+    const struct backward_place &place, float factor, const float (&sums)[2], float *to)
+{
+    int lane = (int)ptx_thread() & 31;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float sum = sums[half];
+        sum += ptx_shuffle_xor(sum, 1);
+        sum += ptx_shuffle_xor(sum, 2);
+        int row = (int)(ptx_thread() / 32) * 16 + lane / 4 + 8 * half;
+        if (lane % 4 == 0 && place.row + row < place.queries.length) {
+            to[row] = sum * factor;
+        }
+    }
+}
+
 template <int Width, bool Bf16>
 PTX_FUNCTION void rows_store(const struct device_item &item, const struct backward_place &place,
-    const float (&dq)[1][Width / 8][4], float (&distances)[2], char *shared)
+    const float (&dq)[1][Width / 8][4], const struct rows_sums &sums, char *shared)
 {
     typedef struct rows_shape<Width> shape;
     const struct attn_problem &problem = item.problem;
     int warp = (int)(ptx_thread() / 32);
-    int lane = (int)ptx_thread() & 31;
 
     ptx_barrier(); /* before: others may still read what lies there */
     float kept = backward_kept_scale(problem);
@@ -180,19 +217,13 @@ PTX_FUNCTION void rows_store(const struct device_item &item, const struct backwa
     tile_store<shape::queries, Width, shape::threads>(
         shared, backward_rows(problem.dq, place.queries, place.head, place.row,
                     place.queries.extent, problem.head_dim_qk));
-    if (problem.dslopes.data == NULL) {
-        return;
+    struct backward_layout layout = backward_layout_of(&problem);
+    if (problem.dslopes.data != NULL) {
+        rows_store_sums(
+            place, kept, sums.distances, (float *)(item.workspace + layout.slopes) + place.at);
     }
-    float *slopes = (float *)(item.workspace + backward_layout_of(&problem).slopes) + place.at;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        float sum = distances[half];
-        sum += ptx_shuffle_xor(sum, 1);
-        sum += ptx_shuffle_xor(sum, 2);
-        int row = warp * 16 + lane / 4 + 8 * half;
-        if (lane % 4 == 0 && place.row + row < place.queries.length) {
-            slopes[row] = sum * kept;
-        }
+    if (backward_sums_queries(&problem)) {
+        rows_store_sums(place, kept, sums.ds, (float *)(item.workspace + layout.bias) + place.at);
     }
 }
 
@@ -223,7 +254,7 @@ static __global__ void __launch_bounds__(BACKWARD_ROW_THREADS)
     char *shared = ptx_shared_memory();
     uint32_t address = ptx_shared_address(shared);
     float dq[1][Width / 8][4];
-    float distances[2] = {0.0F, 0.0F};
+    struct rows_sums sums = {{0.0F, 0.0F}, {0.0F, 0.0F}};
     backward_clear(dq);
 
     if (walk.key < walk.end) {
@@ -238,10 +269,9 @@ static __global__ void __launch_bounds__(BACKWARD_ROW_THREADS)
             rows_load_keys<Width>(problem, walk, key + shape::keys,
                 shared + shape::k + (1 - stage) * (2 * shape::key_bytes));
         }
-        rows_step<Width, Kind, Bf16>(score, stats, place.row + first, key, address,
-            address + shape::k + stage * (2 * shape::key_bytes), problem.dslopes.data != NULL,
-            distances, dq);
+        rows_step<Width, Kind, Bf16>(problem, score, stats, place.row + first, key, address,
+            address + shape::k + stage * (2 * shape::key_bytes), sums, dq);
         stage = 1 - stage;
     }
-    rows_store<Width, Bf16>(item, place, dq, distances, shared);
+    rows_store<Width, Bf16>(item, place, dq, sums, shared);
 }
