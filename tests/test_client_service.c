@@ -63,44 +63,44 @@ static void *host_memory(size_t bytes)
     return memory;
 }
 
-/* One drawn request through the daemon and through the kernels: the same bytes. */
-static void compare(struct rng *rng, uint64_t seed, bool shared)
+/* Whether a drawn request leaves the same bytes through the daemon and through the kernels. */
+static bool results_agree(uint64_t seed, bool shared)
 {
+    struct rng rng = {seed};
     struct service_case drawn;
     void *memory = NULL;
     attnd_ticket ticket;
-    case_draw(&drawn, rng, 70);
+    case_draw(&drawn, &rng, 70);
     if (shared) {
         OK(attnd_alloc(client, drawn.bytes, &memory));
     } else {
         memory = host_memory(drawn.bytes);
     }
-    case_place(&drawn, rng, memory);
+    case_place(&drawn, &rng, memory);
     OK(attnd_submit(client, NULL, &drawn.request, 1, &ticket));
     OK(attnd_wait(client, ticket, ATTND_FOREVER));
     case_run_directly(&drawn);
-    cr_expect(case_equal(&drawn), "seed %llu", (unsigned long long)seed);
+    bool agree = case_equal(&drawn);
     case_finish(&drawn);
     if (shared) {
         attnd_free(client, memory);
     } else {
         free(memory);
     }
+    return agree;
 }
 
 Test(client_service, results_are_those_of_the_kernels_bit_for_bit)
 {
     for (uint64_t seed = 1; seed <= 150; seed++) {
-        struct rng rng = {seed};
-        compare(&rng, seed, true);
+        cr_expect(results_agree(seed, true), "seed %llu", (unsigned long long)seed);
     }
 }
 
 Test(client_service, tensors_in_any_host_memory_give_the_same_bits)
 {
     for (uint64_t seed = 1; seed <= 150; seed++) {
-        struct rng rng = {seed};
-        compare(&rng, seed, false);
+        cr_expect(results_agree(seed, false), "seed %llu", (unsigned long long)seed);
     }
 }
 
@@ -392,6 +392,10 @@ Test(client_limits, what_is_given_back_is_there_again_at_once)
         }
         attnd_free(client, memory);
     }
+    struct attnd_stats stats = {.size = sizeof stats};
+    OK(attnd_get_stats(client, &stats));
+    cr_expect_eq(stats.client.failed, 0);
+    cr_expect_leq(stats.client.regions, 2);
 }
 
 Test(client_limits, staging_fits_into_what_shared_memory_is_left)
